@@ -1,0 +1,1 @@
+"""Nouns and rules of Hearth: no I/O, standard library only."""

@@ -1,0 +1,1 @@
+"""Runs invocations on this node."""

@@ -1,0 +1,1 @@
+"""What runs inside a sandbox: shims, their images, and the registry of runtimes."""

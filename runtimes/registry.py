@@ -1,0 +1,64 @@
+"""The runtimes this release knows, by their canonical names, and the short names people may say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.errors import ConfigInvalid
+
+HERE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """One language at one version."""
+
+    name: str  # canonical, as stored: python3.13
+    short: str  # what `python` in a config means is the newest runtime of this short name
+    image: str  # the sandbox's image, in the local image store
+    builder_image: str  # where dependencies are installed
+    command: Sequence[str]  # the container's command: starts the shim
+    handler_default: str
+    suffixes: Sequence[str]  # of single-file uploads; the file becomes main<suffix>
+    folder: Path  # shim and Containerfile
+
+
+RUNTIMES: dict[str, Runtime] = {
+    runtime.name: runtime
+    for runtime in (
+        Runtime(
+            name="python3.13",
+            short="python",
+            image="localhost/hearth-python3.13:latest",
+            builder_image="localhost/hearth-python3.13-builder:latest",
+            command=("python3", "-I", "-B", "/opt/hearth/shim.py"),
+            handler_default="main.handler",
+            suffixes=(".py",),
+            folder=HERE / "python",
+        ),
+        Runtime(
+            name="node24",
+            short="node",
+            image="localhost/hearth-node24:latest",
+            builder_image="localhost/hearth-node24-builder:latest",
+            command=("python3", "-I", "-B", "/opt/hearth/launcher.py", "node", "/opt/hearth/shim.mjs"),
+            handler_default="main.handler",
+            suffixes=(".mjs", ".js"),
+            folder=HERE / "node",
+        ),
+    )
+}
+
+
+def find(name: str) -> Runtime:
+    """The runtime of a canonical or short name; ConfigInvalid naming what exists otherwise."""
+    if name in RUNTIMES:
+        return RUNTIMES[name]
+    newest = [runtime for runtime in RUNTIMES.values() if runtime.short == name]
+    if newest:
+        return newest[-1]
+    known = ", ".join(RUNTIMES)
+    message = f"unknown runtime {name!r}; this node has: {known}"
+    raise ConfigInvalid(message, fields=[{"field": "runtime", "message": message}])
