@@ -23,7 +23,9 @@ DESCRIPTION_LENGTH_MAX = 1024
 # Archives, while they are unpacked
 ARCHIVE_ENTRIES_MAX = 20_000
 ARCHIVE_UNPACKED_BYTES_MAX = 1024 * MIB
-ARCHIVE_RATIO_MAX = 200  # unpacked / packed, looked at once UNPACKED is past ARCHIVE_RATIO_FREE_BYTES
+ARCHIVE_RATIO_MAX = (
+    200  # unpacked / packed, looked at once UNPACKED is past ARCHIVE_RATIO_FREE_BYTES
+)
 ARCHIVE_RATIO_FREE_BYTES = 16 * MIB
 ARCHIVE_PATH_BYTES_MAX = 1024
 ARCHIVE_DEPTH_MAX = 32
@@ -31,7 +33,7 @@ MANIFEST_BYTES_MAX = 256 * KIB
 
 # The wire between executor and shim (runtimes/PROTOCOL.md)
 FRAME_HEAD_BYTES_MAX = 128 * KIB
-FRAME_OVERHEAD_BYTES = 9  # type:u8 call:u32 head_length:u32
+FRAME_OVERHEAD_BYTES = 9  # u8 type, u32 call, u32 head_length
 HELLO_TIMEOUT_S = 20.0
 INIT_TIMEOUT_S = 30.0
 RESPONSE_HEADERS_MAX = 100

@@ -24,7 +24,9 @@ class Settings:
     """One field for each `HEARTH_<FIELD>`; the text beside it is the row in docs/settings.md."""
 
     # Where things are
-    data_dir: Path = _about(Path(".hearth"), "Everything Hearth keeps: database, objects, code, keys")
+    data_dir: Path = _about(
+        Path(".hearth"), "Everything Hearth keeps: database, objects, code, keys"
+    )
     run_dir: Path = _about(
         Path(), "Sockets and sandbox directories; default /run/hearth/<hash of the data directory>"
     )
@@ -53,24 +55,39 @@ class Settings:
     s3_path_style: bool = _about(False, "true addresses buckets by path, as MinIO and rclone want")
 
     # Defaults for functions
-    default_memory_mb: int = _about(128, "memory_mb of a function that names none", low=64, high=10240)
+    default_memory_mb: int = _about(
+        128, "memory_mb of a function that names none", low=64, high=10240
+    )
     default_cpus: float = _about(1.0, "cpus of a function that names none", low=0.05, high=64)
-    default_timeout_s: float = _about(30.0, "timeout_s of a function that names none", low=0.1, high=900)
-    default_concurrency: int = _about(10, "concurrency of a function that names none", low=1, high=1000)
-    default_keep_warm_s: int = _about(600, "keep_warm_s of a function that names none", low=0, high=86400)
+    default_timeout_s: float = _about(
+        30.0, "timeout_s of a function that names none", low=0.1, high=900
+    )
+    default_concurrency: int = _about(
+        10, "concurrency of a function that names none", low=1, high=1000
+    )
+    default_keep_warm_s: int = _about(
+        600, "keep_warm_s of a function that names none", low=0, high=86400
+    )
 
     # This node's caps
-    invocations_max: int = _about(256, "Invocations running or waiting on this node", low=1, high=100000)
+    invocations_max: int = _about(
+        256, "Invocations running or waiting on this node", low=1, high=100000
+    )
     memory_budget_mb: int = _about(
         0, "Memory all sandboxes together may be promised; 0 = 70 % of the machine", low=0
     )
     payload_bytes_max: int = _about(
-        6 * 1024 * 1024, "Body of an invocation and of its response", low=1024, high=512 * 1024 * 1024
+        6 * 1024 * 1024,
+        "Body of an invocation and of its response",
+        low=1024,
+        high=512 * 1024 * 1024,
     )
     archive_bytes_max: int = _about(
         256 * 1024 * 1024, "An uploaded archive", low=1024, high=8 * 1024 * 1024 * 1024
     )
-    stems: int = _about(1, "Booted sandboxes without code kept ready for each runtime", low=0, high=64)
+    stems: int = _about(
+        1, "Booted sandboxes without code kept ready for each runtime", low=0, high=64
+    )
     uid_base: int = _about(200_001, "First user and group id given to sandboxes", low=1000)
     uid_count: int = _about(10_000, "How many ids may be used from HEARTH_UID_BASE on", low=16)
     code_cache_mb: int = _about(10_240, "Unpacked code kept on this node", low=64)
@@ -78,7 +95,9 @@ class Settings:
 
     # Builds
     build_memory_mb: int = _about(1024, "Memory of a container that installs dependencies", low=128)
-    build_timeout_s: float = _about(300.0, "Time a dependency installation may take", low=1, high=7200)
+    build_timeout_s: float = _about(
+        300.0, "Time a dependency installation may take", low=1, high=7200
+    )
     build_hosts: tuple[str, ...] = _about(
         (), "Further hosts that builds may reach even at private addresses, comma-separated"
     )

@@ -1,0 +1,1 @@
+"""The truth on disk: functions, versions, aliases, keys, builds. The only SQL."""

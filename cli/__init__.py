@@ -1,0 +1,1 @@
+"""The `hearth` command: an HTTP client of the gateway, plus `hearth up`."""

@@ -1,0 +1,1 @@
+"""The only Redis client: jobs, notices, the embedded server."""

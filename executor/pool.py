@@ -1,0 +1,1 @@
+"""Lends seats to invocations."""

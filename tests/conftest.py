@@ -1,0 +1,9 @@
+"""Fixtures of real servers, each in its own module."""
+
+pytest_plugins = [
+    "tests.fixtures.redis_server",
+    "tests.fixtures.s3",
+    "tests.fixtures.postgres",
+    "tests.fixtures.podman_service",
+    "tests.fixtures.platform",
+]

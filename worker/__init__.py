@@ -1,0 +1,1 @@
+"""Background work: builds and sweeps, as RQ jobs."""
