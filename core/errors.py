@@ -1,6 +1,6 @@
 """Every error Hearth answers with, grouped by who must act: the caller, the function, the platform.
 
-A class names a fact; its docstring says when. `gateway/errors.py` maps a class to an HTTP status once.
+A class names a fact; its docstring says when. `gateway/errors.py` maps a class to a status once.
 """
 
 from __future__ import annotations

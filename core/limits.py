@@ -1,4 +1,4 @@
-"""A limit on everything, with its unit in its name. What an operator may change is in settings.py."""
+"""A limit on everything, its unit in its name. What operators may change is in settings.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings, read once from `HEARTH_*` at the start of a process. docs/settings.md lists them all."""
+"""Settings, read once from `HEARTH_*` as a process starts. docs/settings.md lists them all."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The object store, its two implementations, safe archives, and the node's cache of unpacked code."""
+"""The object store, safe archives, and the cache of unpacked code."""
