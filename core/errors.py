@@ -74,6 +74,18 @@ class MethodNotAllowed(CallerError):
     code = "method_not_allowed"
 
 
+class RequestTimeout(CallerError):
+    """The client stopped sending in the middle of its request."""
+
+    code = "request_timeout"
+
+
+class HeadersTooLarge(CallerError):
+    """The head of the request has too many headers, or too long ones."""
+
+    code = "headers_too_large"
+
+
 class Conflict(CallerError):
     """The request contradicts what exists."""
 
@@ -225,6 +237,13 @@ class NodeDraining(PlatformFault):
     """The node is shutting down and admits nothing new."""
 
     code = "node_draining"
+
+
+class FeatureUnavailable(PlatformFault):
+    """The API knows the wish, this release does not fulfil it yet; `feature` names it. Said aloud,
+    since a client that asked for a guarantee must not be answered as if it had been given."""
+
+    code = "feature_unavailable"
 
 
 class DiskFull(PlatformFault):

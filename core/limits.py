@@ -14,6 +14,11 @@ REQUEST_ID_LENGTH_MAX = 128
 HEADER_COUNT_MAX = 100
 HEADERS_BYTES_MAX = 64 * KIB
 CLIENT_BODY_IDLE_S = 20.0  # a client that sends nothing for this long is answered 408
+CLIENT_HEAD_S = 20.0  # for the whole head of a request, from its first byte
+CLIENT_READ_IDLE_S = 60.0  # a client that takes nothing of its answer for this long is cut off
+KEEP_ALIVE_S = 75  # an idle connection is closed after this
+CONNECTIONS_MAX = 4096
+UPLOADS_MAX = 8  # archives received at once; each may need HEARTH_ARCHIVE_BYTES_MAX of disk
 PAGE_ITEMS_MAX = 100
 ENV_BYTES_MAX = 64 * KIB
 ENV_COUNT_MAX = 256
@@ -46,6 +51,9 @@ LOG_INVOCATION_BYTES_MAX = 256 * KIB  # kept for one invocation; the rest is cou
 LOG_SEAT_BYTES_PER_S = 32 * MIB  # a function that prints faster than this is slowed
 LOG_FILE_BYTES_MAX = 8 * MIB  # of one function's current segment; two are kept
 LOG_TAIL_LINES_MAX = 10_000
+LOG_BUFFER_BYTES_MAX = 1 * MIB  # of one function, not yet written; the rest is counted and dropped
+LOG_BUFFERS_BYTES_MAX = 16 * MIB  # of all functions together
+LOG_FLUSH_S = 0.25
 
 # Sandboxes
 SANDBOX_PIDS_MAX = 256
