@@ -103,6 +103,13 @@ class Settings:
     )
     pip_index_url: str = _about("", "Package index for Python builds; default pip's own setting")
     npm_registry: str = _about("", "Registry for Node builds; default npm's own setting")
+    python_base_image: str = _about(
+        "", "Image the Python runtime is built on; default a Debian made locally by mmdebstrap"
+    )
+    node_base_image: str = _about(
+        "", "Image the Node runtime is built on (it must have python3); default as for Python"
+    )
+    debian_mirror: str = _about("", "Debian mirror the local base is made from; default Debian's")
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
