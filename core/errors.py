@@ -68,6 +68,12 @@ class AliasNotFound(NotFound):
     code = "alias_not_found"
 
 
+class KeyNotFound(NotFound):
+    """No API key of that id."""
+
+    code = "key_not_found"
+
+
 class MethodNotAllowed(CallerError):
     """The path exists, the method does not."""
 
@@ -123,7 +129,7 @@ class PayloadTooLarge(CallerError):
 
 
 class ArchiveTooLarge(PayloadTooLarge):
-    """The uploaded archive is over `HEARTH_ARCHIVE_BYTES_MAX`."""
+    """The uploaded archive is over `HEARTH_ARCHIVE_BYTES_MAX`, or what it unpacks to over a limit."""
 
     code = "archive_too_large"
 
@@ -227,6 +233,12 @@ class PartAway(PlatformFault):
         super().__init__(f"{part}: {message}", part=part, retry_after_s=1)
 
 
+class RedisNotDurable(PlatformFault):
+    """The configured Redis may lose or evict accepted events, and durability is strict."""
+
+    code = "redis_not_durable"
+
+
 class NodeFull(PlatformFault):
     """No seat became free in time, or the queue of waiting invocations is at its bound."""
 
@@ -262,3 +274,9 @@ class DigestMismatch(PlatformFault):
     """Bytes fetched from the object store are not the bytes that were put there."""
 
     code = "digest_mismatch"
+
+
+class ObjectMissing(PlatformFault):
+    """The object store holds nothing under a key that the catalog still names."""
+
+    code = "object_missing"

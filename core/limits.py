@@ -34,6 +34,11 @@ ARCHIVE_RATIO_MAX = (
 ARCHIVE_RATIO_FREE_BYTES = 16 * MIB
 ARCHIVE_PATH_BYTES_MAX = 1024
 ARCHIVE_DEPTH_MAX = 32
+ARCHIVE_LINK_BYTES_MAX = 1024  # of a symbolic link's target
+ARCHIVE_HEADER_BYTES_MAX = 1 * MIB  # of one extension header of a tar
+ARCHIVE_HEADERS_MAX = 8  # extension headers in front of one entry of a tar
+ARCHIVE_GZIP_MEMBERS_MAX = 65_536
+ARCHIVE_FILES_LISTED_MAX = 1_000
 MANIFEST_BYTES_MAX = 256 * KIB
 
 # The wire between executor and shim (runtimes/PROTOCOL.md)
@@ -69,10 +74,52 @@ BUILD_HEARTBEAT_S = 3.0
 BUILD_STALE_S = 15.0  # a build without a heartbeat for this long is taken over
 BUILD_ATTEMPTS_MAX = 3
 DEPENDENCIES_BYTES_MAX = 2048 * MIB
+DEPENDENCIES_ENTRIES_MAX = 200_000
 UNPINNED_CACHE_S = 24 * 3600
+DEPENDENCIES_ENTRIES_MAX = 200_000
+DEPENDENCY_FILES_MAX = 2_000  # read to know a list of dependencies: it, what it names, local trees
+DEPENDENCY_FILES_BYTES_MAX = 64 * MIB
+BUILD_LOG_LINE_BYTES_MAX = 4 * KIB
+BUILD_CHECK_S = 120.0  # one try of the handler check, from code fetch to READY
+SWEEP_S = 5.0  # how often lost and stale builds are looked for
+SWEEP_OBJECTS_S = 600.0  # how often unreferenced objects are looked for
+OBJECT_GRACE_S = 3600.0  # an object stays this long after it was first seen unreferenced
+
+# Redis
+REDIS_CONNECT_S = 2.0
+REDIS_ANSWER_S = 5.0
+NOTICE_BYTES_MAX = 16 * KIB
+NOTICE_SILENCE_S = 15.0  # a listener pings after this long without a notice
+REDIS_RETRY_S = 2.0  # longest pause between two tries to reach a Redis that went away
+
+# The catalog
+ALIAS_BEFORE_MAX = 50  # how many rollbacks an alias remembers
+ALIAS_WEIGHTS_MAX = 8
+VERSION_NUMBER_MAX = 2**31 - 1
+VERSION_ERROR_LENGTH_MAX = 1000
+KEY_NAME_LENGTH_MAX = 200
+KEY_FUNCTIONS_MAX = 100
+KEY_TEXT_LENGTH_MIN = 32
+CATALOG_CONNECTIONS_MAX = 8
+CATALOG_CONNECT_S = 5.0
+CATALOG_LOCK_WAIT_S = 10.0  # for another writer, or for a free connection
+CATALOG_STATEMENT_S = 30.0
+CATALOG_MIGRATION_WAIT_S = 120.0  # for another process that is migrating
+
+# The object store
+STORE_CHUNK_BYTES = 1 * MIB  # read, hashed and written at a time
+OBJECT_KEY_BYTES_MAX = 512
+S3_CONNECT_TIMEOUT_S = 5.0
+S3_READ_TIMEOUT_S = 30.0
+S3_ATTEMPTS_MAX = 3
+S3_PART_BYTES = 8 * MIB  # larger objects are sent in parts of this size
+S3_PARTS_AT_ONCE = 4
 
 # How limits relate
 assert LOG_INVOCATION_BYTES_MAX >= LOG_LINE_BYTES_MAX
 assert BUILD_STALE_S > 3 * BUILD_HEARTBEAT_S
 assert BUILD_LOG_BYTES_MAX > BUILD_LOG_TAIL_BYTES
+assert BUILD_LOG_TAIL_BYTES > BUILD_LOG_LINE_BYTES_MAX
 assert INLINE_CODE_BYTES_MAX < JSON_BODY_BYTES_MAX
+assert DEPENDENCIES_BYTES_MAX >= ARCHIVE_UNPACKED_BYTES_MAX  # a layer may hold any archive
+assert DEPENDENCIES_ENTRIES_MAX >= ARCHIVE_ENTRIES_MAX
