@@ -16,6 +16,7 @@ HEADERS_BYTES_MAX = 64 * KIB
 CLIENT_BODY_IDLE_S = 20.0  # a client that sends nothing for this long is answered 408
 CLIENT_HEAD_S = 20.0  # for the whole head of a request, from its first byte
 CLIENT_READ_IDLE_S = 60.0  # a client that takes nothing of its answer for this long is cut off
+CLIENT_LINGER_S = 5.0  # an early answer is followed by this much listening, so that it arrives
 KEEP_ALIVE_S = 75  # an idle connection is closed after this
 CONNECTIONS_MAX = 4096
 UPLOADS_MAX = 8  # archives received at once; each may need HEARTH_ARCHIVE_BYTES_MAX of disk
