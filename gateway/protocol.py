@@ -1,0 +1,186 @@
+"""One client's connection: uvicorn's HTTP protocol with the limits that it leaves to others.
+
+A head has a size, a number of headers and a time; a body may not pause for long; an answer must be
+taken; an answer given before the request was read entirely still arrives. No timer for each
+request: `sweep` looks at every connection once a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any, cast
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from core.errors import CallerError, HeadersTooLarge, RequestInvalid, RequestTimeout
+from core.limits import (
+    CLIENT_BODY_IDLE_S,
+    CLIENT_HEAD_S,
+    CLIENT_LINGER_S,
+    CLIENT_READ_IDLE_S,
+    CONNECTIONS_MAX,
+    HEADER_COUNT_MAX,
+    HEADERS_BYTES_MAX,
+    KEEP_ALIVE_S,
+)
+from gateway.errors import status_of
+from gateway.headers import new_id
+
+HANGUP = "hearth.hangup"  # in the scope: the task to cancel when this client leaves
+_REASONS = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}
+
+
+class Connection(HttpToolsProtocol):
+    """uvicorn's protocol, bounded."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.transport = _Lingers(transport, self)  # type: ignore[assignment]
+        self.now = self.loop.time
+        self.heard_at = self.now()
+        self.head_since: float | None = self.heard_at
+        self.stalled_since: float | None = None
+        self.lingering = False
+        self.head_bytes = 0  # of the unfinished head, in earlier chunks
+        self.chunk_bytes = 0
+        self.refusal: CallerError | None = None
+        if len(self.connections) > CONNECTIONS_MAX:
+            transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        self.heard_at = self.now()
+        if self.lingering:
+            return
+        self.chunk_bytes = len(data)
+        super().data_received(data)
+        if self.head_since is not None and not self.lingering:
+            self.head_bytes += len(data)
+            if self.head_bytes > HEADERS_BYTES_MAX:
+                self.refuse(HeadersTooLarge(f"the head is over {HEADERS_BYTES_MAX} bytes"))
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.head_bytes = 0
+        self.head_since = self.heard_at
+
+    def on_headers_complete(self) -> None:
+        self.head_since = None
+        if len(self.headers) > HEADER_COUNT_MAX:
+            self.refusal = HeadersTooLarge(f"more than {HEADER_COUNT_MAX} headers")
+        elif self.head_bytes + self.chunk_bytes > HEADERS_BYTES_MAX:  # perhaps: look closer
+            size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+            if size > HEADERS_BYTES_MAX:
+                self.refusal = HeadersTooLarge(f"the head is over {HEADERS_BYTES_MAX} bytes")
+        if self.refusal is not None:
+            raise self.refusal  # the parser stops, and uvicorn calls send_400_response
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        self.refuse(self.refusal or RequestInvalid("not an HTTP request"))
+
+    def refuse(self, error: CallerError) -> None:
+        """Answer instead of the application, and close."""
+        status, request_id = status_of(error), new_id()
+        facts = {"code": error.code, "message": error.message, "request_id": request_id}
+        body = json.dumps({"error": facts}).encode()
+        head = (
+            f"HTTP/1.1 {status} {_REASONS[status]}\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\nx-request-id: {request_id}\r\n"
+            "connection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        cycle = self.cycle
+        super().connection_lost(exc)
+        if cycle is not None and not cycle.response_complete:
+            task = cast("asyncio.Task[None] | None", cycle.scope.get(HANGUP))
+            if task is not None:
+                task.cancel()
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        if self.lingering:
+            self.transport.abort()
+
+    def pause_writing(self) -> None:
+        self.stalled_since = self.now()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self.stalled_since = None
+        super().resume_writing()
+
+    def sweep(self, now: float) -> None:
+        """Part with a client that keeps us waiting. Called about once a second."""
+        cycle = self.cycle
+        answered = cycle is None or cycle.response_complete
+        if self.lingering:
+            return
+        if self.stalled_since is not None:
+            if now - self.stalled_since > CLIENT_READ_IDLE_S:
+                self.transport.abort()
+        elif not answered:
+            if self._owes_body() and now - self.heard_at > CLIENT_BODY_IDLE_S:
+                self._end_body()
+        elif self.head_since is not None:
+            if now - self.head_since > CLIENT_HEAD_S:
+                self._end_head()
+        elif self.timeout_keep_alive_task is None and now - self.heard_at > KEEP_ALIVE_S:
+            self.transport.close()  # it sent nothing that begins a request
+
+    def _owes_body(self) -> bool:
+        """Whether the application may be waiting for bytes that this client does not send."""
+        cycle = self.cycle
+        unread = cycle.body or self.flow.read_paused or cycle.waiting_for_100_continue
+        return cycle.more_body and not cycle.response_started and not unread
+
+    def _end_body(self) -> None:
+        cycle = self.cycle
+        cycle.disconnected = True  # for the application it has hung up
+        cycle.message_event.set()
+        self.refuse(RequestTimeout(f"the body paused for {CLIENT_BODY_IDLE_S:g} seconds"))
+
+    def _end_head(self) -> None:
+        if self.head_bytes:
+            self.refuse(RequestTimeout(f"the head took over {CLIENT_HEAD_S:g} seconds"))
+        else:
+            self.transport.close()
+
+
+class _Lingers:
+    """The transport, whose `close` lets an early answer arrive: closing a socket with unread input
+    makes the kernel send RST, and the client would lose the answer that it was just sent."""
+
+    def __init__(self, transport: asyncio.Transport, connection: Connection) -> None:
+        self.write = transport.write
+        self.abort = transport.abort
+        self.is_closing = transport.is_closing
+        self.get_extra_info = transport.get_extra_info
+        self.pause_reading = transport.pause_reading
+        self.resume_reading = transport.resume_reading
+        self.set_protocol = transport.set_protocol
+        self._transport = transport
+        self._connection = connection
+
+    def close(self) -> None:
+        """Close now if the request was read entirely, else after the client had time to notice."""
+        connection, transport = self._connection, self._transport
+        cycle = connection.cycle
+        unread = connection.head_since is not None or (cycle is not None and cycle.more_body)
+        if not unread or connection.lingering or transport.is_closing():
+            transport.close()
+            return
+        connection.lingering = True
+        if transport.can_write_eof():
+            transport.write_eof()
+        connection.flow.resume_reading()
+        connection.loop.call_later(CLIENT_LINGER_S, transport.abort)
+
+
+def sweep(connections: set[Any], now: float) -> None:
+    """`Connection.sweep` on each."""
+    for connection in list(connections):
+        connection.sweep(now)

@@ -1,0 +1,70 @@
+"""From what was said to a version's configuration: request over manifest over defaults. Pure."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from typing import Any
+
+from core.errors import ConfigInvalid
+from core.model import FunctionConfig, RetryPolicy
+from core.settings import Settings
+from gateway.models import ConfigChanges, DeployConfig, read_object
+from runtimes.registry import find
+
+MANIFEST = "hearth.toml"
+
+
+def settle(
+    sent: DeployConfig, manifest: bytes | None, *, name: str, settings: Settings
+) -> FunctionConfig:
+    """The configuration of a deploy. The request's fields win over the manifest's; what neither
+    says has the platform's default. A name in the manifest is only a proposal for the client."""
+    if sent.name is not None and sent.name != name:
+        message = f"name: the config says {sent.name!r}, the path {name!r}"
+        raise ConfigInvalid(message, fields=[{"field": "name", "message": message}])
+    said = {**read_manifest(manifest), **sent.said()}
+    said.pop("name", None)
+    return _config(said, settings)
+
+
+def change(before: FunctionConfig, changes: ConfigChanges, settings: Settings) -> FunctionConfig:
+    """The configuration before, with the fields that were sent replaced as a whole."""
+    return _config({**before.as_json(), **changes.said()}, settings)
+
+
+def read_manifest(manifest: bytes | None) -> dict[str, Any]:
+    """The fields that hearth.toml sets; ConfigInvalid when it is not such a file."""
+    if manifest is None:
+        return {}
+    try:
+        raw = tomllib.loads(manifest.decode())
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        message = f"{MANIFEST} cannot be read: {error}"
+        raise ConfigInvalid(message, fields=[{"field": MANIFEST, "message": message}]) from None
+    return read_object(DeployConfig, raw, where=MANIFEST).said()
+
+
+def _config(said: Mapping[str, Any], settings: Settings) -> FunctionConfig:
+    if "runtime" not in said:
+        message = "required"
+        raise ConfigInvalid(
+            f"runtime: {message}", fields=[{"field": "runtime", "message": message}]
+        )
+    runtime = find(said["runtime"])
+    values: dict[str, Any] = {
+        "handler": runtime.handler_default,
+        "memory_mb": settings.default_memory_mb,
+        "cpus": settings.default_cpus,
+        "timeout_s": settings.default_timeout_s,
+        "concurrency": settings.default_concurrency,
+        "keep_warm_s": settings.default_keep_warm_s,
+        **said,
+        "runtime": runtime.name,
+    }
+    values["retry"] = RetryPolicy(**values.get("retry", {}))
+    config = FunctionConfig(**values)
+    if config.min_warm > config.concurrency:
+        message = f"min_warm is {config.min_warm}, more than concurrency {config.concurrency}"
+        raise ConfigInvalid(message, fields=[{"field": "min_warm", "message": message}])
+    return config
