@@ -130,7 +130,7 @@ def bootstrap_command(mirror: str, to: Path) -> list[str]:
         "--variant=essential",
         f"--include={','.join(base_packages())}",
         *(f"--dpkgopt=path-exclude={pattern}" for pattern in excluded),
-        f"--customize-hook={BASE_FILES[0]} \"$1\"",
+        f'--customize-hook={BASE_FILES[0]} "$1"',
         "--skip=cleanup/apt,cleanup/mmdebstrap",  # slim.sh removes apt with all it left
         "--format=tar",
         SUITE,
