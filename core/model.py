@@ -174,6 +174,10 @@ class Key:
     expires_at: datetime | None
     created_at: datetime
 
+    def expired(self, now: datetime) -> bool:
+        """Whether it no longer opens anything at `now`, an aware moment."""
+        return self.expires_at is not None and now >= self.expires_at
+
 
 class BuildStatus(StrEnum):
     """The life of one build."""
