@@ -1,0 +1,210 @@
+"""Packs a directory for deployment: what .gitignore leaves in, as a reproducible tar.gz."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import stat
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import pathspec
+
+from cli.failures import usage
+from core.limits import ARCHIVE_ENTRIES_MAX, ARCHIVE_UNPACKED_BYTES_MAX, MIB
+
+# Never part of a function, whatever .gitignore says.
+ALWAYS_LEFT_OUT = frozenset(
+    {".git", ".hg", ".svn", ".venv", ".hearth", "__pycache__", ".mypy_cache", ".ruff_cache"}
+    | {".pytest_cache", ".DS_Store"}
+)
+_COPY_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One thing that goes in: a file, or a symbolic link (`target` is then where it points)."""
+
+    name: str  # below the root, with forward slashes
+    path: Path
+    target: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """What was packed."""
+
+    digest: str  # sha256 hex of the archive
+    archive_bytes: int
+    files: tuple[str, ...]
+    left_out: tuple[str, ...]  # sockets, pipes and devices: nothing that can be shipped
+
+
+def pack(root: Path, into: IO[bytes]) -> Packed:
+    """Write the archive. The same tree gives the same bytes: order, times, owners are fixed."""
+    root = Path(os.path.abspath(root))
+    rules = _Rules(root)
+    entries: list[Entry] = []
+    odd: list[str] = []
+    total = 0
+    for entry in _walk(root, root, rules, odd):
+        entries.append(entry)
+        total += 0 if entry.target is not None else entry.path.lstat().st_size
+        _refuse_too_much(root, len(entries), total)
+    entries.sort(key=lambda entry: entry.name.encode())
+    digest = _DigestingWriter(into)
+    with (
+        gzip.GzipFile(filename="", mode="wb", fileobj=digest, mtime=0, compresslevel=6) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
+    ):
+        for entry in entries:
+            _add(archive, entry)
+    names = tuple(entry.name for entry in entries)
+    return Packed(digest.sha256.hexdigest(), digest.written, names, tuple(odd))
+
+
+def _refuse_too_much(root: Path, entries: int, total: int) -> None:
+    if entries > ARCHIVE_ENTRIES_MAX:
+        raise usage(
+            f"{root} has more than {ARCHIVE_ENTRIES_MAX} files",
+            "leave some out with a .gitignore: dependencies are installed by the build",
+        )
+    if total > ARCHIVE_UNPACKED_BYTES_MAX:
+        raise usage(
+            f"{root} holds more than {ARCHIVE_UNPACKED_BYTES_MAX // MIB} MiB",
+            "leave some out with a .gitignore: dependencies are installed by the build",
+        )
+
+
+def _walk(root: Path, folder: Path, rules: _Rules, odd: list[str]) -> Iterator[Entry]:
+    rules.enter(folder)
+    with os.scandir(folder) as found:
+        children = sorted(found, key=lambda child: child.name)
+    for child in children:
+        path = Path(child.path)
+        is_folder = child.is_dir(follow_symlinks=False)
+        if child.name in ALWAYS_LEFT_OUT or rules.ignore(path, is_folder):
+            continue
+        name = _checked_name(path.relative_to(root).as_posix())
+        if child.is_symlink():
+            yield Entry(name, path, _safe_target(root, path))
+        elif is_folder:
+            if not (path / "pyvenv.cfg").exists():  # a virtual environment by any name
+                yield from _walk(root, path, rules, odd)
+        elif child.is_file(follow_symlinks=False):
+            yield Entry(name, path, None)
+        else:
+            odd.append(name)
+
+
+def _checked_name(name: str) -> str:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise usage(f"the file name {name!a} is not UTF-8", "rename it") from None
+    return name
+
+
+def _safe_target(root: Path, link: Path) -> str:
+    """Where the link points, if that stays inside the tree whichever way one reads it."""
+    target = str(link.readlink())
+    written = Path(os.path.normpath(link.parent / target))
+    real = link.resolve(strict=False)
+    inside = written.is_relative_to(root) and real.is_relative_to(root.resolve())
+    if Path(target).is_absolute() or not inside:
+        raise usage(
+            f"{link.relative_to(root)} is a symbolic link out of the directory, to {target}",
+            "put a copy of the file there instead, or leave the link out with .gitignore",
+        )
+    return target
+
+
+def _add(archive: tarfile.TarFile, entry: Entry) -> None:
+    info = tarfile.TarInfo(entry.name)
+    info.mtime = 0
+    if entry.target is not None:
+        info.type, info.linkname, info.mode = tarfile.SYMTYPE, entry.target, 0o777
+        archive.addfile(info)
+        return
+    with entry.path.open("rb") as file:
+        facts = os.fstat(file.fileno())
+        info.size = facts.st_size
+        info.mode = 0o755 if facts.st_mode & stat.S_IXUSR else 0o644
+        try:
+            archive.addfile(info, file)
+        except OSError as problem:  # tarfile's word for a file that got shorter
+            raise usage(f"{entry.name} changed while it was packed ({problem})", "try again") from (
+                problem
+            )
+
+
+class _Rules:
+    """The .gitignore files in force: those of the tree, and those above it in the same repository.
+
+    As in git, a deeper file overrides one above it, and a directory that is ignored is not
+    looked into."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._specs: dict[Path, pathspec.GitIgnoreSpec] = {}
+        for folder in _above(self._root):
+            self.enter(folder)
+        if self._ignores_root():
+            # Somebody deploys a directory that git itself leaves out, such as a build's output.
+            self._specs.clear()
+
+    def enter(self, folder: Path) -> None:
+        """Take in the folder's own .gitignore."""
+        file = folder / ".gitignore"
+        if folder not in self._specs and file.is_file():
+            lines = file.read_text(errors="replace").splitlines()
+            self._specs[folder] = pathspec.GitIgnoreSpec.from_lines(lines)
+
+    def ignore(self, path: Path, is_folder: bool) -> bool:
+        """Whether the rules leave this path out; its parents are known to be in."""
+        for folder in path.parents:
+            if spec := self._specs.get(folder):
+                shown = path.relative_to(folder).as_posix() + ("/" if is_folder else "")
+                verdict = spec.check_file(shown).include
+                if verdict is not None:
+                    return verdict
+        return False
+
+    def _ignores_root(self) -> bool:
+        repository = next(iter(self._specs), None)
+        if repository is None:
+            return False
+        chain = [self._root, *self._root.parents]
+        below = chain[: chain.index(repository)]
+        return any(self.ignore(folder, True) for folder in reversed(below))
+
+
+def _above(root: Path) -> list[Path]:
+    """The folders above `root` up to the one that holds .git, outermost first."""
+    if (root / ".git").exists():
+        return []
+    for depth, folder in enumerate(root.parents):
+        if (folder / ".git").exists():
+            return list(reversed(root.parents[: depth + 1]))
+    return []
+
+
+class _DigestingWriter:
+    """Passes bytes on and remembers their digest and number."""
+
+    def __init__(self, into: IO[bytes]) -> None:
+        self._into = into
+        self.sha256 = hashlib.sha256()
+        self.written = 0
+
+    def write(self, data: bytes) -> int:
+        self.sha256.update(data)
+        self.written += len(data)
+        return self._into.write(data)
+
+    def flush(self) -> None:
+        self._into.flush()
