@@ -251,7 +251,7 @@ def modules_in(task: str) -> list[str]:
     for entry in os.scandir(task):
         if entry.name.endswith(".py") and entry.is_file():
             found.add(entry.name[:-3])
-        elif entry.is_dir() and "__init__.py" in os.listdir(entry.path):
+        elif entry.is_dir() and "__init__.py" in os.listdir(entry.path):  # noqa: PTH208
             found.add(entry.name)
     return sorted(found)
 
