@@ -69,7 +69,12 @@ class CodeProvider(Protocol):
     async def tree(self, version: Version) -> str:
         """Absolute path of the version's unpacked, root-owned code directory on this node.
 
+        It stays until `release` was called as often as `tree`.
         Raises PartAway when the object store is away, DigestMismatch, DiskFull."""
+        ...
+
+    def release(self, path: str) -> None:
+        """One user less of a path that `tree` gave out. Must not block."""
         ...
 
 

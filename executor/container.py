@@ -1,0 +1,79 @@
+"""What a sandbox's container is: the body of Podman's create call, as a pure function.
+
+The fields are libpod's SpecGenerator: POST /libpod/containers/create,
+https://docs.podman.io/en/latest/_static/api.html#tag/containers/operation/ContainerCreateLibpod
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from core.limits import MIB, SANDBOX_NOFILE, SANDBOX_PIDS_MAX, SANDBOX_TMP_MB
+from runtimes.registry import Runtime
+
+NODE_LABEL = "hearth.node"
+_SHM_BYTES = 8 * MIB
+
+
+def sandbox_spec(
+    *, runtime: Runtime, sandbox_id: str, tag: str, cgroup: str, uid: int, folder: Path, nofile: int
+) -> dict[str, Any]:
+    """A hardened container that waits for a bind: no network, nothing writable but /tmp, no
+    capabilities, an id of its own. `nofile` is the caller's own hard limit: a container may not
+    raise it where root lacks CAP_SYS_RESOURCE."""
+    return {
+        "name": f"hearth-{tag}-{sandbox_id}",
+        "image": runtime.image,
+        "command": list(runtime.command),
+        "labels": {NODE_LABEL: tag},
+        "hostname": "sandbox",
+        "env": {"PYTHONDONTWRITEBYTECODE": "1"},
+        "httpproxy": False,
+        "user": f"{uid}:{uid}",
+        "netns": {"nsmode": "none"},
+        "cap_drop": ["ALL"],
+        "no_new_privileges": True,
+        "read_only_filesystem": True,
+        "image_volume_mode": "ignore",
+        "mounts": _mounts(folder),
+        "shm_size": _SHM_BYTES,
+        "cgroup_parent": cgroup,
+        "resource_limits": {"pids": {"limit": SANDBOX_PIDS_MAX}},
+        "r_limits": [
+            _rlimit("nofile", min(nofile, SANDBOX_NOFILE)),
+            # Counted for each user id on the host, and each sandbox has an id of its own.
+            _rlimit("nproc", SANDBOX_PIDS_MAX),
+            _rlimit("core", 0),  # a core dump would hold secrets
+        ],
+        "systemd": "false",
+        "log_configuration": {"driver": "none"},
+        "remove": True,
+        "stop_timeout": 0,
+    }
+
+
+def _mounts(folder: Path) -> list[dict[str, Any]]:
+    return [
+        {
+            "type": "bind",
+            "source": str(folder / "socket"),
+            "destination": "/run/hearth",
+            "options": ["bind", "ro", "nosuid", "nodev", "noexec"],
+        },
+        {
+            "type": "bind",
+            "source": str(folder / "task"),
+            "destination": "/var/task",
+            "options": ["rbind", "rslave", "ro", "nosuid", "nodev"],
+        },
+        {
+            "type": "tmpfs",
+            "destination": "/tmp",
+            "options": [f"size={SANDBOX_TMP_MB}m", "mode=1777", "nosuid", "nodev"],
+        },
+    ]
+
+
+def _rlimit(name: str, value: int) -> dict[str, Any]:
+    return {"type": name, "soft": value, "hard": value}

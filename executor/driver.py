@@ -1,0 +1,45 @@
+"""What makes sandboxes. The comments on this interface are its contract."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Protocol, Self
+
+from core.model import Version
+from executor.sandbox import Sandbox
+from runtimes.registry import Runtime
+
+
+class Driver(Protocol):
+    """Two implementations: Podman for real, child processes for unit tests.
+
+    Entering clears what an earlier life of this node left behind; leaving closes every sandbox
+    that is still open, also when leaving is cancelled.
+    """
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    async def boot(self, runtime: Runtime, network: str) -> Sandbox:
+        """A stem: connected, HELLO said, no code. SandboxBroken, or PartAway("podman")."""
+        ...
+
+    async def bind(self, sandbox: Sandbox, version: Version, code: str) -> None:
+        """Make the directory `code` visible in it as /var/task, read-only, and set the version's
+        limits. Does not speak to the shim. SandboxBroken when the sandbox is gone."""
+        ...
+
+    async def close(self, sandbox: Sandbox) -> None:
+        """End it: hang up, kill every process in it, give back its mounts, ids and directories.
+        Any number of times, in any state; never raises for a sandbox that is already gone."""
+        ...
+
+    async def ping(self) -> None:
+        """PartAway when no new sandbox could be made now."""
+        ...

@@ -1,0 +1,355 @@
+"""One sandbox, seen from the executor: its connection, its state, the calls under way in it.
+
+States only move forward, in `_move`. From INIT on every frame is hostile: a frame that is not legal
+for a call in flight ends the sandbox and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from core.errors import (
+    FunctionCrashed,
+    FunctionInitFailed,
+    FunctionTimeout,
+    HearthError,
+    ResponseInvalid,
+    SandboxBroken,
+)
+from core.limits import HELLO_TIMEOUT_S, INIT_TIMEOUT_S
+from core.model import Version
+from executor.call import Call, Failure, LogLine, LogSink, Outcome, Timing
+from executor.logpipe import Journal, LogPipe, Stream
+from executor.response import check_response
+from executor.wire import Decoder, Frame, FrameType, WireError, encode, head_of
+from runtimes.registry import Runtime
+
+_TEXT_MAX = 8 * 1024
+_TRACE_LINES_MAX = 100
+
+
+class State(Enum):
+    """Forward only: BOOTING → STEM → INIT → READY → CLOSED, and from each of them to CLOSED."""
+
+    BOOTING = 0
+    STEM = 1
+    INIT = 2
+    READY = 3
+    CLOSED = 4
+
+
+class _Pending:
+    """A call in flight."""
+
+    __slots__ = ("call", "future", "started", "timer")
+
+    def __init__(self, call: Call, future: asyncio.Future[Outcome], started: float) -> None:
+        self.call = call
+        self.future = future
+        self.started = started
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class Sandbox(asyncio.Protocol):
+    """Made by a driver, lent by the pool, closed by its driver. `died` is set once, at the end."""
+
+    def __init__(
+        self, *, id: str, runtime: Runtime, network: str, folder: Path, body_bytes_max: int
+    ) -> None:
+        self.id = id
+        self.runtime = runtime
+        self.network = network
+        self.folder = folder
+        self.state = State.BOOTING
+        self.version: Version | None = None
+        self.timing = Timing()  # of its boot and init, told by the first call
+        self.died = asyncio.Event()
+        self.why_died: Callable[[], HearthError | None] = lambda: None  # the driver's post-mortem
+        self._decoder = Decoder(body_bytes_max)
+        self._transport: asyncio.WriteTransport | None = None
+        self._loop = asyncio.get_running_loop()
+        self._phase: asyncio.Future[None] | None = None  # HELLO, then READY
+        self._calls: dict[int, _Pending] = {}
+        self._next_call = 1
+        self._logs: LogSink | None = None
+        self._journal = Journal(self._emit)
+        self._pipes: Sequence[LogPipe] = ()
+
+    def __repr__(self) -> str:
+        label = self.version.label if self.version else self.runtime.name
+        return f"<Sandbox {self.id} {label} {self.state.name} {len(self._calls)} calls>"
+
+    # --- life ------------------------------------------------------------------------------------
+
+    async def meet(self, connected: Any, pipes: tuple[int, int]) -> None:
+        """Take over the accepted socket and the read ends of the log pipes; wait for HELLO.
+
+        SandboxBroken when the shim says something else, ends, or takes too long."""
+        self._pipes = (
+            LogPipe(pipes[0], "stdout", self._journal),
+            LogPipe(pipes[1], "stderr", self._journal),
+        )
+        self._phase = self._loop.create_future()
+        await self._loop.create_connection(lambda: self, sock=connected)
+        await self._await_phase(HELLO_TIMEOUT_S, "said no HELLO")
+
+    async def init(self, version: Version, logs: LogSink, payload_bytes_max: int) -> None:
+        """Give it a version's handler and environment. FunctionInitFailed, FunctionOutOfMemory."""
+        assert self.state is State.STEM, self
+        self.version, self._logs = version, logs
+        self._move(State.INIT)
+        self._phase = self._loop.create_future()
+        started = self._loop.time()
+        self._send(FrameType.INIT, 0, _init_head(version, payload_bytes_max))
+        await self._await_phase(INIT_TIMEOUT_S, f"took more than {INIT_TIMEOUT_S:.0f} s to load")
+        self.timing.init_ms = (self._loop.time() - started) * 1000
+
+    def call(self, call: Call) -> asyncio.Future[Outcome]:
+        """Start one invocation. The future ends with the outcome, or FunctionTimeout,
+        FunctionCrashed, FunctionOutOfMemory, ResponseInvalid; after an error, close the sandbox."""
+        assert self.version is not None
+        future: asyncio.Future[Outcome] = self._loop.create_future()
+        if self.state is not State.READY:
+            future.set_exception(self._epitaph())
+            return future
+        number = self._next_call
+        self._next_call += 1
+        pending = self._calls[number] = _Pending(call, future, self._loop.time())
+        timeout_s = self.version.config.timeout_s
+        pending.timer = self._loop.call_later(timeout_s, self._expire, number)
+        self._journal.turn_to(call.id)
+        self._send(FrameType.CALL, number, _call_head(call, timeout_s), call.body)
+        return future
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it may be lent: loaded, alive, nothing in flight."""
+        return self.state is State.READY and not self._calls
+
+    def hang_up(self) -> None:
+        """Drop the connection and fail what is in flight. The driver kills what is behind it."""
+        if self._transport is not None:
+            self._transport.abort()
+        self._die()
+
+    def note(self, text: str, invocation_id: str | None = None) -> None:
+        """A line of the platform's own in the function's log."""
+        self._emit(invocation_id or self._journal.invocation_id, "platform", [text])
+
+    # --- asyncio.Protocol ------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for frame in self._decoder.feed(data):
+                self._on_frame(frame)
+        except WireError as error:
+            self.note(f"the sandbox broke the protocol and was closed: {error}")
+            self.hang_up()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._die()
+
+    # --- frames ----------------------------------------------------------------------------------
+
+    def _on_frame(self, frame: Frame) -> None:
+        if frame.type is FrameType.RESULT or frame.type is FrameType.ERROR:
+            self._on_answer(frame)
+            return
+        expected = {FrameType.HELLO: State.BOOTING}.get(frame.type, State.INIT)
+        if self.state is not expected or self._phase is None or self._phase.done():
+            raise WireError(f"{frame.type.name} in state {self.state.name}")
+        if frame.type is FrameType.HELLO:
+            self._on_hello(head_of(frame))
+        elif frame.type is FrameType.READY:
+            self._settle_log()
+            self._move(State.READY)
+            self._phase.set_result(None)
+        else:
+            self._settle_log()
+            self._phase.set_exception(_init_failure(head_of(frame)))
+
+    def _on_hello(self, head: dict[str, Any]) -> None:
+        if head.get("protocol") != 1:
+            raise WireError("the shim speaks another version of the protocol; rebuild the images")
+        assert self._phase is not None
+        self._move(State.STEM)
+        self._phase.set_result(None)
+
+    def _on_answer(self, frame: Frame) -> None:
+        pending = self._calls.pop(frame.call, None)
+        if pending is None:
+            raise WireError(f"{frame.type.name} for call {frame.call}, which is not in flight")
+        if pending.timer is not None:
+            pending.timer.cancel()
+        self._settle_log()
+        handler_ms = (self._loop.time() - pending.started) * 1000
+        try:
+            outcome = _outcome(frame, pending.call, handler_ms)
+        except HearthError as error:
+            _fail(pending, error)
+        except WireError as error:
+            _fail(pending, ResponseInvalid(f"the sandbox's answer cannot be read: {error}"))
+            raise
+        else:
+            if not pending.future.done():
+                pending.future.set_result(outcome)
+
+    # --- the end ---------------------------------------------------------------------------------
+
+    def _expire(self, number: int) -> None:
+        pending = self._calls.get(number)
+        if pending is None or self.version is None:
+            return
+        timeout_s = self.version.config.timeout_s
+        text = f"the function ran longer than its timeout of {timeout_s:g} s and was stopped"
+        self.note(text, pending.call.id)
+        _fail(pending, FunctionTimeout(text, timeout_s=timeout_s))
+        self.hang_up()
+
+    def _die(self) -> None:
+        if self.state is State.CLOSED:
+            return
+        for pipe in self._pipes:
+            pipe.close()  # last words, before anyone is told
+        error = self._epitaph()
+        self._journal.turn_to(None)
+        self._move(State.CLOSED)
+        if self._phase is not None and not self._phase.done():
+            self._phase.set_exception(error)
+        calls, self._calls = self._calls, {}
+        for pending in calls.values():
+            if pending.timer is not None:
+                pending.timer.cancel()
+            _fail(pending, error)
+        self.died.set()
+
+    def _epitaph(self) -> HearthError:
+        known = self.why_died()
+        if known is not None:
+            return known
+        if self.state in (State.BOOTING, State.STEM):
+            return SandboxBroken(f"a {self.runtime.name} sandbox ended while it started")
+        if self.state is State.INIT:
+            text = "the function's process ended while its code was loaded"
+            return FunctionInitFailed(text, type="Runtime.ExitError")
+        return FunctionCrashed("the function's process ended before it answered")
+
+    async def _await_phase(self, timeout_s: float, complaint: str) -> None:
+        assert self._phase is not None
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._phase
+        except TimeoutError:
+            if self.state is State.INIT:
+                raise FunctionInitFailed(f"the code {complaint}", type="Runtime.Timeout") from None
+            raise SandboxBroken(f"a {self.runtime.name} sandbox {complaint}") from None
+
+    # --- small parts -----------------------------------------------------------------------------
+
+    def _move(self, state: State) -> None:
+        assert state.value > self.state.value, (self, state)
+        self.state = state
+
+    def _send(
+        self, kind: FrameType, call: int, head: dict[str, Any] | None, body: bytes = b""
+    ) -> None:
+        assert self._transport is not None
+        self._transport.write(encode(kind, call, head, body))
+
+    def _settle_log(self) -> None:
+        for pipe in self._pipes:
+            pipe.drain()
+        self._journal.turn_to(None)
+
+    def _emit(self, invocation_id: str | None, stream: Stream, lines: list[str]) -> None:
+        version = self.version
+        if version is None or self._logs is None:
+            return  # a stem has no function to log for
+        at = time.time()
+        space, name, number = version.namespace, version.name, version.number
+        self._logs.write(
+            [LogLine(at, space, name, number, invocation_id, stream, line) for line in lines]
+        )
+
+
+def _fail(pending: _Pending, error: HearthError) -> None:
+    if not pending.future.done():
+        pending.future.set_exception(error)
+        pending.future.exception()  # whoever waited may have left; that is no leak
+
+
+def _init_head(version: Version, payload_bytes_max: int) -> dict[str, Any]:
+    config = version.config
+    return {
+        "handler": config.handler,
+        "env": dict(config.env),
+        "function": version.name,
+        "namespace": version.namespace,
+        "version": str(version.number),
+        "memory_mb": config.memory_mb,
+        "timeout_s": config.timeout_s,
+        "payload_bytes_max": payload_bytes_max,
+        "per_sandbox": config.per_sandbox,
+        "isolation": config.isolation,
+    }
+
+
+def _call_head(call: Call, timeout_s: float) -> dict[str, Any]:
+    head: dict[str, Any] = {
+        "id": call.id,
+        "kind": call.kind,
+        "deadline_ms": int((time.time() + timeout_s) * 1000),
+    }
+    if call.trace:
+        head["trace"] = call.trace
+    if call.http is not None:
+        head["http"] = call.http
+    return head
+
+
+def _outcome(frame: Frame, call: Call, handler_ms: float) -> Outcome:
+    timing = Timing(handler_ms=handler_ms)
+    if frame.type is FrameType.ERROR:
+        return Outcome(502, (), b"", cold=False, timing=timing, failure=_failure(head_of(frame)))
+    if call.kind == "event":
+        return Outcome(200, (), frame.body, cold=False, timing=timing)
+    status, headers = check_response(head_of(frame))
+    return Outcome(status, headers, frame.body, cold=False, timing=timing)
+
+
+def _failure(head: dict[str, Any]) -> Failure:
+    code = head.get("code")
+    return Failure(
+        code=code if code == "function_response_invalid" else "function_error",
+        type=_text(head.get("type"), "Error"),
+        message=_text(head.get("message"), ""),
+        trace=_lines(head.get("trace")),
+    )
+
+
+def _init_failure(head: dict[str, Any]) -> FunctionInitFailed:
+    details: dict[str, Any] = {"type": _text(head.get("type"), "Error")}
+    if trace := _lines(head.get("trace")):
+        details["trace"] = list(trace)
+    if isinstance(head.get("found"), list):
+        details["found"] = list(_lines(head["found"]))
+    return FunctionInitFailed(_text(head.get("message"), "the code could not be loaded"), **details)
+
+
+def _text(value: Any, default: str) -> str:
+    return value[:_TEXT_MAX] if isinstance(value, str) else default
+
+
+def _lines(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        return ()
+    return tuple(_text(line, "") for line in value[:_TRACE_LINES_MAX])
