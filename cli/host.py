@@ -147,11 +147,16 @@ def _probe_root(folder: Path) -> Path:
     return root
 
 
-def probe_command(name: str, root: Path) -> list[str]:
+def try_container(conf: Path) -> Trial:
+    """Run one small container with a containers.conf that stands."""
+    with tempfile.TemporaryDirectory(prefix="hearth-probe-") as folder:
+        return _try(conf.name, conf, _probe_root(Path(folder)))
+
+
+def probe_command(root: Path) -> list[str]:
     """The command of a trial: it asks for what every sandbox will ask for."""
     return [
         "podman",
-        f"--runtime={name}",
         "run",
         "--rm",
         "--network=none",
@@ -174,7 +179,7 @@ def _try(name: str, conf: Path, root: Path) -> Trial:
     environ = {**os.environ, "CONTAINERS_CONF": str(conf), "PATH": search_path()}
     try:
         done = subprocess.run(
-            probe_command(name, root),
+            probe_command(root),
             env=environ,
             stdin=subprocess.DEVNULL,
             capture_output=True,
