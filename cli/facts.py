@@ -73,7 +73,7 @@ def gather(settings: Settings) -> Facts:
         storage_dir=storage_dir,
         conf=conf,
         conf_says=conf_says,
-        container=conf_says or host.try_container(conf).says,
+        container="not tried" if conf_says else host.try_container(conf).says,
         cgroups=host.cgroup_version(),
         controllers=host.cgroup_controllers(),
         network_programs=_network_programs(),
@@ -135,7 +135,7 @@ def _conf(settings: Settings) -> tuple[Path, str]:
 def _images(conf: Path, conf_says: str) -> tuple[tuple[dict[str, Any], ...], str]:
     """The image table of `runtimes.images`, asked as a child: the CLI imports no part but core."""
     if conf_says:
-        return (), conf_says
+        return (), "not looked at"
     command = [sys.executable, "-m", "runtimes.images", "list", "--json"]
     text, problem = _child(command, CONTAINERS_CONF=str(conf))
     return (tuple(json.loads(text)), "") if not problem else ((), problem)
