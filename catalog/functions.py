@@ -47,12 +47,15 @@ def ensure(tx: Connection, namespace: str, name: str, *, must_be_new: bool) -> F
     check_name(namespace, what="namespace")
     check_name(name, what="function")
     new = Function(new_id("fn"), namespace, name, now())
-    made = tx.execute(
-        insert_if_absent(tx, functions).values(
-            id=new.id, namespace=namespace, name=name, last_number=0, created_at=new.created_at
-        )
-    )
-    if made.rowcount == 1:
+    if insert_if_absent(
+        tx,
+        functions,
+        id=new.id,
+        namespace=namespace,
+        name=name,
+        last_number=0,
+        created_at=new.created_at,
+    ):
         bump(tx)
         return new
     if must_be_new:

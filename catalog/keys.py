@@ -32,18 +32,10 @@ def add(
     text: str | None,
 ) -> tuple[Key, str]:
     """A new key and its text, made here unless given. Conflict when that text is a key already."""
-    if namespace != PLATFORM_NAMESPACE:
-        check_name(namespace, what="namespace")
-    for function in functions:
-        check_name(function, what="function")
-    if len(functions) > KEY_FUNCTIONS_MAX or len(name) > KEY_NAME_LENGTH_MAX:
-        raise Unprocessable(
-            f"a key has a name of at most {KEY_NAME_LENGTH_MAX} characters "
-            f"and names at most {KEY_FUNCTIONS_MAX} functions"
-        )
+    _check(name, namespace, functions, expires_at)
     if text is None:
         text = "hk_" + secrets.token_urlsafe(32)
-    elif len(text) < KEY_TEXT_LENGTH_MIN:
+    if len(text) < KEY_TEXT_LENGTH_MIN:
         raise Unprocessable(f"a key has at least {KEY_TEXT_LENGTH_MIN} characters")
     key = Key(
         id=new_id("key"),
@@ -60,20 +52,35 @@ def add(
     return key, text
 
 
-def _insert(tx: Connection, key: Key) -> None:
-    made = tx.execute(
-        insert_if_absent(tx, keys).values(
-            id=key.id,
-            name=key.name,
-            digest=key.digest,
-            role=key.role.value,
-            namespace=key.namespace,
-            functions=dump(key.functions),
-            expires_at=key.expires_at,
-            created_at=key.created_at,
+def _check(
+    name: str, namespace: str, functions: Sequence[str], expires_at: datetime | None
+) -> None:
+    if namespace != PLATFORM_NAMESPACE:
+        check_name(namespace, what="namespace")
+    for function in functions:
+        check_name(function, what="function")
+    if len(functions) > KEY_FUNCTIONS_MAX or len(name) > KEY_NAME_LENGTH_MAX:
+        raise Unprocessable(
+            f"a key has a name of at most {KEY_NAME_LENGTH_MAX} characters "
+            f"and names at most {KEY_FUNCTIONS_MAX} functions"
         )
-    )
-    if made.rowcount == 0:
+    if expires_at is not None and expires_at.tzinfo is None:
+        raise Unprocessable("expires_at needs a time zone")
+
+
+def _insert(tx: Connection, key: Key) -> None:
+    if not insert_if_absent(
+        tx,
+        keys,
+        id=key.id,
+        name=key.name,
+        digest=key.digest,
+        role=key.role.value,
+        namespace=key.namespace,
+        functions=dump(key.functions),
+        expires_at=key.expires_at,
+        created_at=key.created_at,
+    ):
         raise Conflict("this key exists already")
 
 

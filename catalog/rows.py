@@ -63,15 +63,17 @@ def bump(tx: Connection) -> None:
     tx.execute(update(state).values(generation=state.c.generation + 1))
 
 
-def insert_if_absent(tx: Connection, table: Table) -> Any:
-    """INSERT … ON CONFLICT DO NOTHING, from whichever dialect is in use and so loaded already."""
+def insert_if_absent(tx: Connection, table: Table, **values: Any) -> bool:
+    """Whether the row was new; else nothing happened. INSERT … ON CONFLICT DO NOTHING comes from
+    whichever dialect is in use and so loaded already. Asks for the id back, since the row count
+    of an INSERT is not known on every driver."""
+    make: Any
     if tx.dialect.name == "sqlite":
-        from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-
-        return sqlite_insert(table).on_conflict_do_nothing()
-    from sqlalchemy.dialects.postgresql import insert as postgres_insert
-
-    return postgres_insert(table).on_conflict_do_nothing()
+        from sqlalchemy.dialects.sqlite import insert as make
+    else:
+        from sqlalchemy.dialects.postgresql import insert as make
+    query = make(table).values(**values).on_conflict_do_nothing().returning(table.c.id)
+    return tx.execute(query).one_or_none() is not None
 
 
 def lock_function(tx: Connection, function_id: str) -> None:

@@ -1,0 +1,1 @@
+"""The catalog, on each database that Hearth supports."""
