@@ -21,19 +21,19 @@ from pydantic import (
 
 from core.errors import CallerError, ConfigInvalid, NameInvalid
 from core.limits import (
+    ALIAS_WEIGHTS_MAX,
     DESCRIPTION_LENGTH_MAX,
     ENV_BYTES_MAX,
     ENV_COUNT_MAX,
     INLINE_CODE_BYTES_MAX,
+    KEY_FUNCTIONS_MAX,
+    KEY_NAME_LENGTH_MAX,
     LABELS_COUNT_MAX,
 )
 from core.model import Role, check_name
 
 HANDLER_LENGTH_MAX = 256
 LABEL_LENGTH_MAX = 256
-KEY_FUNCTIONS_MAX = 100
-# An invocation's share may go to one other version: an alias splits over two versions.
-ALIAS_WEIGHTS_MAX = 1
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}", re.ASCII)
 # Set by the shim for every function; a value of the user's would be lost or would mislead it.
@@ -183,9 +183,10 @@ class RollbackRequest(Strict):
 
 
 class KeyRequest(Strict):
-    """A new key. Without `namespace` it belongs to the caller's own."""
+    """A new key. Without `namespace` it belongs to the caller's own, or to `default` if the caller
+    administers the platform: a key for every namespace is made by saying `*`."""
 
-    name: str = Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")
+    name: str = Field(min_length=1, max_length=KEY_NAME_LENGTH_MAX, pattern=r"^[^\x00-\x1f\x7f]+$")
     role: Role = Field(strict=False)
     namespace: NamespaceName | Literal["*"] | None = None
     functions: list[FunctionName] = Field(default_factory=list, max_length=KEY_FUNCTIONS_MAX)

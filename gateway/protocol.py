@@ -28,6 +28,7 @@ from gateway.errors import status_of
 from gateway.headers import new_id
 
 HANGUP = "hearth.hangup"  # in the scope: the task to cancel when this client leaves
+GONE = "hearth.gone"  # in the scope: true once that has happened
 _REASONS = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}
 
 
@@ -98,6 +99,7 @@ class Connection(HttpToolsProtocol):
         if cycle is not None and not cycle.response_complete:
             task = cast("asyncio.Task[None] | None", cycle.scope.get(HANGUP))
             if task is not None:
+                cast("dict[str, Any]", cycle.scope)[GONE] = True
                 task.cancel()
 
     def shutdown(self) -> None:

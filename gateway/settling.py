@@ -28,6 +28,13 @@ def settle(
     return _config(said, settings)
 
 
+def name_of(sent: DeployConfig) -> str:
+    """The name in the config, where the path has none."""
+    if sent.name is None:
+        raise ConfigInvalid("name: required", fields=[{"field": "name", "message": "required"}])
+    return sent.name
+
+
 def change(before: FunctionConfig, changes: ConfigChanges, settings: Settings) -> FunctionConfig:
     """The configuration before, with the fields that were sent replaced as a whole."""
     return _config({**before.as_json(), **changes.said()}, settings)

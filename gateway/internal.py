@@ -1,0 +1,69 @@
+"""The internal socket: what the builder asks of this node. Only the platform's user reaches it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Protocol
+
+from pydantic import Field
+from starlette.types import Receive, Scope, Send
+
+from catalog.catalog import Catalog
+from core.errors import FunctionFault, HearthError, NotFound
+from core.limits import JSON_BODY_BYTES_MAX
+from core.model import Version
+from gateway.body import ClientGone, read_body
+from gateway.errors import error_body, error_headers, status_of
+from gateway.headers import new_id
+from gateway.models import Strict, read_json
+
+LAYERS_MAX = 16
+
+
+class Checks(Protocol):
+    """What this socket needs of the executor."""
+
+    async def check(self, version: Version) -> None: ...
+
+
+class CheckRequest(Strict):
+    """A version that is not active yet, with the layers that its build made."""
+
+    version_id: str = Field(max_length=64)
+    layers: list[str] = Field(max_length=LAYERS_MAX)
+
+
+class Internal:
+    """POST /internal/check: load the version on this node. 200; 422 with what its code does wrong;
+    503 when it is not the code's fault."""
+
+    def __init__(self, catalog: Catalog, executor: Checks) -> None:
+        self._catalog = catalog
+        self._executor = executor
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = new_id()
+        status, body = 200, b'{"ok": true}'
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"x-request-id", request_id.encode()),
+        ]
+        try:
+            if (scope["method"], scope["path"]) != ("POST", "/internal/check"):
+                raise NotFound("the internal socket serves POST /internal/check")
+            await self._check(await read_body(receive, dict(scope["headers"]), JSON_BODY_BYTES_MAX))
+        except HearthError as error:
+            status = 422 if isinstance(error, FunctionFault) else status_of(error)
+            body = error_body(error, request_id)
+            headers = error_headers(error, status, body, request_id)
+        except ClientGone:
+            return
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _check(self, body: bytes) -> None:
+        request = read_json(CheckRequest, body)
+        version = await asyncio.to_thread(self._catalog.version_by_id, request.version_id)
+        await self._executor.check(replace(version, layers=tuple(request.layers)))

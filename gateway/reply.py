@@ -1,0 +1,116 @@
+"""What comes back from an invocation, written as HTTP."""
+
+from __future__ import annotations
+
+import logging
+from typing import Literal
+
+from starlette.types import Send
+
+from core.errors import FunctionFault, HearthError, RequestInvalid, ResponseInvalid
+from executor.call import Failure, Outcome, Timing
+from gateway.errors import error_body, error_headers, status_of
+from gateway.headers import HeaderList, for_client
+from gateway.view import Target
+
+_BODYLESS = frozenset({204, 304})
+_COLD = {True: (b"x-cold-start", b"true"), False: (b"x-cold-start", b"false")}
+_JSON = (b"content-type", b"application/json")
+# What a shim says when the event is not JSON; the gateway looks at short events itself.
+EVENT_UNREADABLE = "Runtime.UnmarshalError"
+
+log = logging.getLogger("hearth.invoke")
+
+
+class Reply:
+    """The one answer of one invocation."""
+
+    __slots__ = ("_call_id", "_method", "_request_id", "_send", "for_owner", "target")
+
+    def __init__(self, send: Send, method: str, call_id: str, request_id: str | None) -> None:
+        self._send = send
+        self._method = method
+        self._call_id = call_id
+        self._request_id = request_id or call_id
+        self.target: Target | None = None  # once it is known which version runs
+        self.for_owner = False  # an owner learns what went wrong inside the function
+
+    async def answer(self, kind: Literal["event", "http"], outcome: Outcome) -> None:
+        """The function's response, or its own error."""
+        facts = [*self._facts(), _COLD[outcome.cold], (b"server-timing", _timing(outcome.timing))]
+        if outcome.failure is not None:
+            await self.refuse(_as_error(outcome.failure, kind), facts)
+        elif kind == "event":
+            length = b"%d" % len(outcome.body)
+            await self._write(200, [_JSON, (b"content-length", length), *facts], outcome.body)
+        else:
+            await self._respond(outcome, facts)
+
+    async def refuse(self, error: HearthError, facts: HeaderList | None = None) -> None:
+        """An error, whoever must act on it."""
+        status = status_of(error)
+        if status == 500:
+            log.error("%s: %s", self._request_id, error.message)
+        body = error_body(error, self._request_id, for_owner=self.for_owner)
+        headers = error_headers(error, status, body, self._request_id)
+        known = self._facts() if facts is None else facts
+        headers += [fact for fact in known if fact[0] != b"x-request-id"]
+        await self._write(status, headers, body)
+
+    async def _respond(self, outcome: Outcome, facts: HeaderList) -> None:
+        """The HTTP response that the function made."""
+        status, body = outcome.status, outcome.body
+        if status < 200:
+            await self.refuse(ResponseInvalid(f"{status} cannot be a final status"), facts)
+            return
+        try:
+            headers = for_client(outcome.headers)
+        except ResponseInvalid as error:
+            await self.refuse(error, facts)
+            return
+        if status in _BODYLESS:
+            body = b""
+        else:
+            length = b"%d" % len(body)
+            if self._method == "HEAD" and not body:
+                length = _told_length(outcome) or length
+            headers.append((b"content-length", length))
+        await self._write(status, headers + facts, body)
+
+    async def _write(self, status: int, headers: HeaderList, body: bytes) -> None:
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": body})
+
+    def _facts(self) -> HeaderList:
+        facts: HeaderList = [
+            (b"x-request-id", self._request_id.encode()),
+            (b"x-hearth-invocation-id", self._call_id.encode()),
+        ]
+        if self.target is not None:
+            facts += self.target.headers
+        return facts
+
+
+def _timing(timing: Timing) -> bytes:
+    return b"queue;dur=%.2f, boot;dur=%.2f, init;dur=%.2f, handler;dur=%.2f" % (
+        timing.queue_ms,
+        timing.boot_ms,
+        timing.init_ms,
+        timing.handler_ms,
+    )
+
+
+def _told_length(outcome: Outcome) -> bytes | None:
+    """What the function says a GET would have sent: only the answer to a HEAD may say so."""
+    for name, value in outcome.headers:
+        if name.lower() == "content-length" and value.isascii() and value.isdigit():
+            return value.encode()
+    return None
+
+
+def _as_error(failure: Failure, kind: Literal["event", "http"]) -> HearthError:
+    if kind == "event" and failure.type == EVENT_UNREADABLE:
+        return RequestInvalid(f"the body is not JSON: {failure.message}")
+    trace = {"trace": list(failure.trace)} if failure.trace else {}
+    error = ResponseInvalid if failure.code == ResponseInvalid.code else FunctionFault
+    return error(failure.message, type=failure.type, **trace)
