@@ -58,7 +58,7 @@ class Client:
 
     def functions(self) -> Iterator[dict[str, Any]]:
         """Every function the key may see."""
-        return self._pages("/v1/functions", "functions")
+        return self._pages("/v1/functions")
 
     def function(self, name: str) -> dict[str, Any]:
         """One function; CliError when there is none."""
@@ -83,7 +83,7 @@ class Client:
 
     def versions(self, name: str) -> Iterator[dict[str, Any]]:
         """Its versions, newest first."""
-        return self._pages(f"/v1/functions/{quote(name)}/versions", "versions")
+        return self._pages(f"/v1/functions/{quote(name)}/versions")
 
     def version(self, name: str, number: int) -> dict[str, Any]:
         """One version."""
@@ -92,10 +92,6 @@ class Client:
     def build_log(self, name: str, number: int) -> str:
         """What the build of a version wrote so far."""
         return self._send("GET", f"/v1/functions/{quote(name)}/versions/{number}/build-log").text
-
-    def aliases(self, name: str) -> list[dict[str, Any]]:
-        """Its aliases."""
-        return list(self._pages(f"/v1/functions/{quote(name)}/aliases", "aliases"))
 
     def put_alias(self, name: str, alias: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Point an alias at a version."""
@@ -111,11 +107,9 @@ class Client:
         path = f"/v1/functions/{quote(name)}/rollback"
         return self._json("POST", path, json={"alias": alias})
 
-    def logs(self, name: str, *, tail: int, since: str | None = None) -> list[dict[str, Any]]:
-        """Log lines of a function, oldest first."""
-        query: dict[str, Any] = {"tail": tail}
-        if since is not None:
-            query["since"] = since
+    def logs(self, name: str, *, tail: int, since: str = "") -> list[dict[str, Any]]:
+        """The last log lines of a function, oldest first; none older than `since`."""
+        query = {"tail": str(tail), **({"since": since} if since else {})}
         answer = self._send("GET", f"/v1/functions/{quote(name)}/logs", params=query)
         return [json.loads(line) for line in answer.text.splitlines() if line.strip()]
 
@@ -123,7 +117,7 @@ class Client:
 
     def keys(self) -> Iterator[dict[str, Any]]:
         """Every key, without the key itself."""
-        return self._pages("/v1/keys", "keys")
+        return self._pages("/v1/keys")
 
     def add_key(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Make a key; the answer is the only time its text is shown."""
@@ -148,11 +142,11 @@ class Client:
 
     # --- how ---
 
-    def _pages(self, path: str, field: str) -> Iterator[dict[str, Any]]:
+    def _pages(self, path: str) -> Iterator[dict[str, Any]]:
         query: dict[str, Any] = {"limit": PAGE_ITEMS}
         while True:
             page = self._json("GET", path, params=query)
-            yield from page[field]
+            yield from page["items"]
             if not page.get("next"):
                 return
             query["cursor"] = page["next"]
@@ -208,6 +202,8 @@ def error_of(answer: httpx.Response, connection: Connection) -> CliError:
 def _exit_code(status: int, code: str) -> ExitCode:
     if code == "build_failed" or is_function_fault(code):
         return ExitCode.FAILED
+    if status == 501:  # this release does not have it: trying again does not help
+        return ExitCode.REFUSED
     if status == 429 or status >= 500 or code == "unexpected_answer":
         return ExitCode.AWAY
     return ExitCode.REFUSED
@@ -227,9 +223,6 @@ def _hint(status: int, code: str, connection: Connection, details: Mapping[str, 
         return "hearth list shows what is there"
     if status in (429, 503):
         return "try again in a moment"
-    if fields := details.get("fields"):
-        named = [f"{item.get('field')}: {item.get('message')}" for item in fields]
-        return "; ".join(named)
     if status == 500 and details.get("request_id"):
         return f"the gateway's log has more under {details['request_id']}"
     return ""
