@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+UID_END = 2**32 - 2  # the last ids of 32 bits mean "nobody" and "no change"
 
 
 class SettingsInvalid(ValueError):
@@ -17,6 +21,11 @@ class SettingsInvalid(ValueError):
 def _about(default: Any, says: str, *, low: float | None = None, high: float | None = None) -> Any:
     metadata = {"says": says, "low": low, "high": high}
     return field(default=default, metadata=metadata)
+
+
+def _secret(says: str) -> Any:
+    """A text that is, or may hold, a password: no repr of the settings shows it."""
+    return field(default="", metadata={"says": says, "low": None, "high": None}, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,16 +49,16 @@ class Settings:
     log_level: str = _about("info", "debug, info, warning or error")
 
     # Parts that may be elsewhere
-    database_url: str = _about("", "SQLAlchemy URL; default SQLite in the data directory")
-    redis_url: str = _about("", "redis://, rediss:// or unix:// URL; default an embedded Redis")
+    database_url: str = _secret("SQLAlchemy URL; default SQLite in the data directory")
+    redis_url: str = _secret("redis://, rediss:// or unix:// URL; default an embedded Redis")
     durability: str = _about(
         "strict", "strict refuses a Redis without appendfsync always and noeviction; relaxed warns"
     )
     s3_endpoint: str = _about("", "S3 endpoint URL; with HEARTH_S3_BUCKET switches the store to S3")
     s3_bucket: str = _about("", "Bucket that holds every object; must exist")
     s3_key_id: str = _about("", "Access key id; default the AWS credential chain")
-    s3_secret: str = _about("", "Secret access key for HEARTH_S3_KEY_ID")
-    s3_session_token: str = _about("", "Session token of temporary credentials")
+    s3_secret: str = _secret("Secret access key for HEARTH_S3_KEY_ID")
+    s3_session_token: str = _secret("Session token of temporary credentials")
     s3_region: str = _about("us-east-1", "Region; `auto` for Cloudflare R2")
     s3_account_id: str = _about("", "Cloudflare R2 account id; derives HEARTH_S3_ENDPOINT if unset")
     s3_path_style: bool = _about(False, "true addresses buckets by path, as MinIO and rclone want")
@@ -94,6 +103,7 @@ class Settings:
     drain_s: float = _about(30.0, "How long a stop waits for running invocations", low=0, high=3600)
 
     # Builds
+    builds_max: int = _about(2, "Builds that this node runs at once", low=1, high=64)
     build_memory_mb: int = _about(1024, "Memory of a container that installs dependencies", low=128)
     build_timeout_s: float = _about(
         300.0, "Time a dependency installation may take", low=1, high=7200
@@ -101,8 +111,8 @@ class Settings:
     build_hosts: tuple[str, ...] = _about(
         (), "Further hosts that builds may reach even at private addresses, comma-separated"
     )
-    pip_index_url: str = _about("", "Package index for Python builds; default pip's own setting")
-    npm_registry: str = _about("", "Registry for Node builds; default npm's own setting")
+    pip_index_url: str = _secret("Package index for Python builds; default pip's own setting")
+    npm_registry: str = _secret("Registry for Node builds; default npm's own setting")
     python_base_image: str = _about(
         "", "Image the Python runtime is built on; default a Debian made locally by mmdebstrap"
     )
@@ -124,27 +134,36 @@ class Settings:
         return cls(**values)._resolved()
 
     def _resolved(self) -> Settings:
-        data_dir = Path(os.path.abspath(self.data_dir.expanduser()))
+        data_dir = _absolute("HEARTH_DATA_DIR", self.data_dir)
         digest = hashlib.sha256(str(data_dir).encode()).hexdigest()[:12]
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         values["data_dir"] = data_dir
-        if self.run_dir == Path():
-            values["run_dir"] = Path("/run/hearth") / digest
+        default = self.run_dir == Path()
+        values["run_dir"] = (
+            Path("/run/hearth") / digest if default else _absolute("HEARTH_RUN_DIR", self.run_dir)
+        )
+        self._check()
         if self.s3_account_id and not self.s3_endpoint:
             values["s3_endpoint"] = f"https://{self.s3_account_id}.r2.cloudflarestorage.com"
+        return Settings(**values)
+
+    def _check(self) -> None:
+        """What one field alone cannot tell."""
+        host, colon, port = self.address.rpartition(":")
+        if not colon or not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
+            raise SettingsInvalid(f"HEARTH_ADDRESS takes host:port, not {self.address!r}")
         if bool(self.s3_key_id) != bool(self.s3_secret):
             raise SettingsInvalid("HEARTH_S3_KEY_ID and HEARTH_S3_SECRET go together: set both")
+        if not re.fullmatch("[0-9A-Za-z]*", self.s3_account_id):
+            raise SettingsInvalid("HEARTH_S3_ACCOUNT_ID takes letters and digits only")
         if (self.tls_cert == Path()) != (self.tls_key == Path()):
             raise SettingsInvalid("HEARTH_TLS_CERT and HEARTH_TLS_KEY go together: set both")
         if self.durability not in ("strict", "relaxed"):
             raise SettingsInvalid("HEARTH_DURABILITY takes strict or relaxed")
-        self._check_address()
-        return Settings(**values)
-
-    def _check_address(self) -> None:
-        host, colon, port = self.address.rpartition(":")
-        if not colon or not host or not port.isdigit() or int(port) > 65535:
-            raise SettingsInvalid(f"HEARTH_ADDRESS takes host:port, not {self.address!r}")
+        if self.log_level not in LOG_LEVELS:
+            raise SettingsInvalid(f"HEARTH_LOG_LEVEL takes one of {', '.join(LOG_LEVELS)}")
+        if self.uid_base + self.uid_count > UID_END:
+            raise SettingsInvalid(f"HEARTH_UID_BASE + HEARTH_UID_COUNT may be up to {UID_END}")
 
     @property
     def host(self) -> str:
@@ -218,5 +237,13 @@ def _number(
     except ValueError:
         raise SettingsInvalid(f"{name} takes a number, not {raw!r}") from None
     if (low is not None and not value >= low) or (high is not None and not value <= high):
-        raise SettingsInvalid(f"{name} is {raw}; it may be from {low} to {high}")
+        bounds = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise SettingsInvalid(f"{name} is {raw}; it may be {bounds}")
     return value
+
+
+def _absolute(name: str, path: Path) -> Path:
+    try:
+        return Path(os.path.abspath(path.expanduser()))
+    except RuntimeError as error:  # ~name of somebody who is not
+        raise SettingsInvalid(f"{name}: {error}") from None
