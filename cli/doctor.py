@@ -140,7 +140,7 @@ def _programs(facts: Facts, settings: Settings) -> Iterator[Check]:
     yield _check(
         "redis-server",
         bool(facts.redis_server) or not embedded,
-        facts.redis_server if embedded else "HEARTH_REDIS_URL names another",
+        facts.redis_server or "not found" if embedded else "HEARTH_REDIS_URL names another",
         "make setup, or name a Redis of your own: HEARTH_REDIS_URL",
     )
     yield _check(

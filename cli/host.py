@@ -196,7 +196,7 @@ def _try(name: str, conf: Path, root: Path) -> Trial:
 
 def conf_text(name: str, trials: Sequence[Trial], limits: Rlimits, facts: str) -> str:
     """The file: a choice for each line, and why."""
-    tried = "".join(f"# tried {trial.runtime}: {trial.says}\n" for trial in trials)
+    tried = "".join(f"# tried {trial.runtime}: {_one_line(trial.says)}\n" for trial in trials)
     return f"""\
 # Made by Hearth for this host; made again when the host changes. Do not edit.
 # facts {facts}
@@ -217,6 +217,11 @@ default_ulimits = ["nofile={limits.nofile}:{limits.nofile}", "nproc={limits.npro
 # A proxy's address, and the password in it, are the host's own business.
 http_proxy = false
 """
+
+
+def _one_line(text: str) -> str:
+    """Words of another program, fit for a comment."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def _fingerprint_of(path: Path) -> str:
