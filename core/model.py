@@ -113,10 +113,14 @@ class FunctionConfig:
     def from_json(cls, raw: Mapping[str, Any]) -> FunctionConfig:
         """The reverse of `as_json` for stored, already validated data; unknown fields are dropped
         so that a node one release behind can read a newer row."""
-        known = {f.name: raw[f.name] for f in fields(cls) if f.name in raw}
+        known = _known(cls, raw)
         if "retry" in known:
-            known["retry"] = RetryPolicy(**known["retry"])
+            known["retry"] = RetryPolicy(**_known(RetryPolicy, known["retry"]))
         return cls(**known)
+
+
+def _known(cls: type[FunctionConfig | RetryPolicy], raw: Mapping[str, Any]) -> dict[str, Any]:
+    return {f.name: raw[f.name] for f in fields(cls) if f.name in raw}
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,17 @@ def small_disk(folder: Path, size_bytes: int) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+@contextmanager
+def no_room(disk: Path) -> Iterator[None]:
+    """Not a byte."""
+    ballast = disk / "ballast"
+    with ballast.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+        while True:
+            file.write(b"x" * 4096)
+    yield
+    ballast.unlink()
+
+
 def fill(catalog: Catalog, function: Function) -> int:
     """Deploy until there is no more room; how many fitted."""
     for fitted in range(10_000):
@@ -145,17 +156,17 @@ def test_a_full_disk_is_told_and_heals_when_there_is_room(tmp_path: Path) -> Non
 
 
 def test_a_disk_full_from_the_start_is_told(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", MIB) as disk:
-        ballast = disk / "ballast"
-        with ballast.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
-            while True:
-                file.write(b"x" * 4096)
-        with closing(Catalog(f"sqlite:///{disk}/catalog.db")) as catalog:
-            with pytest.raises(DiskFull):
-                catalog.migrate()
-            ballast.unlink()
+    with (
+        small_disk(tmp_path / "disk", MIB) as disk,
+        closing(Catalog(f"sqlite:///{disk}/catalog.db")) as catalog,
+    ):
+        with no_room(disk), pytest.raises(DiskFull):
             catalog.migrate()
+        catalog.migrate()
+        catalog.close()
+        with no_room(disk), pytest.raises(DiskFull):  # none for the WAL's index: not even to read
             catalog.ping()
+        catalog.ping()
 
 
 def test_an_sqlite_file_that_may_not_grow_is_told(tmp_path: Path) -> None:
