@@ -13,6 +13,7 @@ import binascii
 import gc
 import importlib
 import importlib.util
+import io
 import json
 import logging
 import os
@@ -91,9 +92,8 @@ def connect(path: str) -> socket.socket:
 
 def prepare_process(wire: Wire) -> None:
     """Streams, logging and signals as functions expect them."""
-    for stream in (sys.stdout, sys.stderr):
-        # Each line is out before the next statement: last words survive os._exit.
-        stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
+    sys.stdout = sys.__stdout__ = output(1)  # type: ignore[misc]
+    sys.stderr = sys.__stderr__ = output(2)  # type: ignore[misc]
     handler = StderrHandler()
     handler.setFormatter(logging.Formatter("[%(levelname)s] %(message)s"))
     logging.getLogger().addHandler(handler)
@@ -106,6 +106,13 @@ def prepare_process(wire: Wire) -> None:
     _thread.start_new_thread(exit_at_hangup, (wire.sock.fileno(),))
     gc.collect()
     gc.freeze()
+
+
+def output(descriptor: int) -> io.TextIOWrapper:
+    """A stream that writes each line before the next statement: last words survive os._exit."""
+    return open(
+        descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False
+    )
 
 
 class StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
