@@ -73,6 +73,6 @@ def error_headers(error: HearthError, status: int, body: bytes, request_id: str)
         headers.append((b"retry-after", b"%d" % max(1, round(seconds))))
     if status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
-    if status in (408, 413, 431):  # the rest of the request is not read
+    if status == 413:  # the rest of the request is not read
         headers.append((b"connection", b"close"))
     return headers

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from core.errors import ResponseInvalid
 from core.limits import REQUEST_ID_LENGTH_MAX
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
@@ -25,10 +24,10 @@ _FORWARDED = frozenset(
     b"forwarded x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-proto "
     b"x-forwarded-server x-real-ip".split()
 )
-# What the gateway says itself. Of `date` there may be one only, and uvicorn writes it.
-_OURS = frozenset(["content-length", "date", "x-request-id", "x-cold-start"])
-_HOP_BY_HOP_OUT = frozenset(name.decode() for name in _HOP_BY_HOP)
 _DASHBOARD_COOKIE = "hearth_"
+
+
+_UNREAD_BYTES_MAX = 64 * 1024  # of a body that is not worth a connection
 
 
 def new_id() -> str:
@@ -50,8 +49,13 @@ def trace_parent(sent: bytes | None) -> str | None:
     return sent.decode("latin-1") if sent is not None and _TRACEPARENT.fullmatch(sent) else None
 
 
+def has_much_body(head: Mapping[bytes, bytes]) -> bool:
+    """Whether so much may follow the head that not reading it is worth closing the connection."""
+    return b"transfer-encoding" in head or int(head.get(b"content-length", 0)) > _UNREAD_BYTES_MAX
+
+
 def for_function(
-    headers: Sequence[tuple[bytes, bytes]], *, consumed: bool, forwarded: Sequence[list[str]]
+    headers: Sequence[tuple[bytes, bytes]], forwarded: Sequence[list[str]], *, consumed: bool
 ) -> list[list[str]]:
     """A request's headers as a function sees them: without hop-by-hop and X-Hearth-* headers, the
     dashboard's cookie, and (`consumed`) the Authorization that was ours. X-Forwarded-* is what we
@@ -78,21 +82,9 @@ def for_function(
 
 
 def for_client(headers: Iterable[tuple[str, str]]) -> HeaderList:
-    """A function's response headers as a client sees them. What the executor dropped already is
-    dropped here again: this is the edge."""
-    seen: HeaderList = []
-    for name, value in headers:
-        low = name.lower()
-        if low in _HOP_BY_HOP_OUT or low in _OURS or low.startswith("x-hearth-"):
-            continue
-        if low == "set-cookie" and value.lstrip().lower().startswith(_DASHBOARD_COOKIE):
-            continue
-        try:
-            seen.append((low.encode("latin-1"), value.encode("latin-1")))
-        except UnicodeEncodeError:
-            message = f"the header {low.encode('ascii', 'replace').decode()} is not Latin-1"
-            raise ResponseInvalid(message) from None
-    return seen
+    """A function's response headers as they are sent. Names in lower case, values in Latin-1 and
+    nothing that is not the function's to say: executor/response.py has seen to that."""
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
 
 
 def _without_ours(cookies: str) -> str:

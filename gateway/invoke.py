@@ -6,9 +6,10 @@ Read `Invoke.__call__` first. On a warm seat nothing here touches database, Redi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, NoReturn, Protocol
+from typing import Literal, Protocol
 from urllib.parse import parse_qsl, unquote
 
 from pydantic_core import from_json
@@ -17,17 +18,16 @@ from starlette.types import Receive, Scope, Send
 from catalog.catalog import Catalog
 from core.errors import (
     FeatureUnavailable,
-    FunctionNotFound,
     HearthError,
     RequestInvalid,
     Unauthenticated,
     VersionNotActive,
 )
-from core.model import DEFAULT_NAMESPACE, Function, FunctionRef, Version
+from core.model import DEFAULT_NAMESPACE, FunctionRef, Version, VersionStatus
 from executor.call import Call, Outcome
 from gateway.auth import Caller, Right, authenticate, require
 from gateway.body import ClientGone, read_body
-from gateway.headers import for_function, new_id, request_id, trace_parent
+from gateway.headers import for_function, new_id, trace_parent
 from gateway.peers import Peers
 from gateway.protocol import GONE, HANGUP
 from gateway.reply import Reply
@@ -75,26 +75,35 @@ class Invoke:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         head = dict(scope["headers"])
         call_id = new_id()
-        reply = Reply(send, scope["method"], call_id, request_id(head.get(b"x-request-id")))
+        reply = Reply(send, scope["method"], call_id, head)
         try:
             wish = self._wish(scope)
             caller = authenticate(self._view.callers, head.get(b"authorization"))
-            target, reply.for_owner = await self._admit(wish, caller)
-            reply.target = target
-            refuse_unavailable(scope, head, caller)
+            reply.target, reply.for_owner = await self._admit(wish, caller)
+            refuse_unavailable(head)
             body = await read_body(receive, head, self._payload_bytes_max)
-            call = self._call(call_id, wish, scope, head, body, consumed=caller is not None)
-            scope[HANGUP] = asyncio.current_task()
-            outcome = await self._executor.invoke(target.version, call)
+            reply.body_read = True
+            call = self._call(call_id, wish, scope, head, body, caller)
+            outcome = await self._run(scope, reply.target.version, call)
         except HearthError as error:
             await reply.refuse(error)
         except ClientGone:
             return
-        except asyncio.CancelledError:
-            if not scope.get(GONE):
-                raise
         else:
             await reply.answer(wish.kind, outcome)
+
+    async def _run(self, scope: Scope, version: Version, call: Call) -> Outcome:
+        """The invocation. A client that leaves cancels the waiting, not the call: that goes on in
+        the executor, within its deadline."""
+        scope[HANGUP] = asyncio.current_task()
+        try:
+            return await self._executor.invoke(version, call)
+        except asyncio.CancelledError:
+            if scope.get(GONE):
+                raise ClientGone from None
+            raise
+        finally:
+            scope[HANGUP] = None
 
     def _wish(self, scope: Scope) -> Wish:
         """The path, read. It is never decoded as a whole: a function sees it as it was sent."""
@@ -117,7 +126,7 @@ class Invoke:
         except NotInView as missing:
             if not owner:
                 require(caller, Right.INVOKE, namespace, ref.name)
-            await self._say_why(missing.function, missing.number)
+            target = await self._look_again(missing, ref)
         except HearthError:
             if not owner:  # what exists is told to those who may call it
                 require(caller, Right.INVOKE, namespace, ref.name)
@@ -135,17 +144,23 @@ class Invoke:
         if ref.qualifier is not None and ref.qualifier.isdigit():
             raise Unauthenticated("a version number needs a key; without one, call an alias")
 
-    async def _say_why(self, function: Function, number: int | None) -> NoReturn:
-        """Off the hot path: raise what the catalog knows about a version that cannot run."""
-        if number is not None:
-            version = await asyncio.to_thread(self._catalog.version, function.id, number)
-            facts = f"version {number} of {function.name!r} is {version.status.value}"
-            raise VersionNotActive(facts, status=version.status.value)
-        newest = await asyncio.to_thread(self._catalog.versions, function.id, limit=1)
-        if not newest:
-            raise FunctionNotFound(f"function {function.name!r} has no version")
-        status = newest[0].status.value
-        raise VersionNotActive(f"no version of {function.name!r} is active", status=status)
+    async def _look_again(self, missing: NotInView, ref: FunctionRef) -> Target:
+        """Off the hot path: the catalog knows what the view does not. The version when it has
+        become active just now; else VersionNotActive, VersionNotFound saying why not."""
+        function, number = missing.function, missing.number
+        if number is None:
+            found = await asyncio.to_thread(self._catalog.versions, function.id, limit=1)
+        else:
+            found = [await asyncio.to_thread(self._catalog.version, function.id, number)]
+        if not found:
+            raise VersionNotActive(f"function {function.name!r} has no version yet")
+        status = found[0].status
+        if status is VersionStatus.ACTIVE:
+            await self._view.refresh()
+            with contextlib.suppress(NotInView):
+                return self._view.target(function.namespace, function.name, ref.qualifier)
+        facts = f"version {found[0].number} of {function.name!r} is {status.value}, not active"
+        raise VersionNotActive(facts, version=found[0].number, status=status.value)
 
     def _call(
         self,
@@ -154,18 +169,18 @@ class Invoke:
         scope: Scope,
         head: dict[bytes, bytes],
         body: bytes,
-        *,
-        consumed: bool,
+        caller: Caller | None,
     ) -> Call:
         trace = trace_parent(head.get(b"traceparent"))
         if wish.kind == "event":
             return Call(call_id, "event", checked_event(body), None, trace)
         origin = self._peers.origin(scope, head)
+        consumed = caller is not None
         http = {
             "method": scope["method"],
             "path": wish.path,
             "query": scope["query_string"].decode("latin-1"),
-            "headers": for_function(scope["headers"], consumed=consumed, forwarded=origin.headers),
+            "headers": for_function(scope["headers"], origin.headers, consumed=consumed),
             "source_ip": origin.ip,
             "protocol": f"HTTP/{scope['http_version']}",
             "host": origin.host,
@@ -194,7 +209,7 @@ def with_query(ref: FunctionRef, query: bytes) -> FunctionRef:
     return ref
 
 
-def refuse_unavailable(scope: Scope, head: dict[bytes, bytes], caller: Caller | None) -> None:
+def refuse_unavailable(head: dict[bytes, bytes]) -> None:
     """Guarantees that this release does not give are refused, not ignored."""
     if b"prefer" in head and b"respond-async" in head[b"prefer"].lower():
         raise _unavailable("async", "asynchronous invocation")

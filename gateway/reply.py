@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Literal
 
 from starlette.types import Send
@@ -10,7 +11,7 @@ from starlette.types import Send
 from core.errors import FunctionFault, HearthError, RequestInvalid, ResponseInvalid
 from executor.call import Failure, Outcome, Timing
 from gateway.errors import error_body, error_headers, status_of
-from gateway.headers import HeaderList, for_client
+from gateway.headers import HeaderList, for_client, has_much_body, request_id
 from gateway.view import Target
 
 _BODYLESS = frozenset({204, 304})
@@ -25,15 +26,17 @@ log = logging.getLogger("hearth.invoke")
 class Reply:
     """The one answer of one invocation."""
 
-    __slots__ = ("_call_id", "_method", "_request_id", "_send", "for_owner", "target")
+    __slots__ = ("_call_id", "_head", "_method", "_send", "body_read", "for_owner", "id", "target")
 
-    def __init__(self, send: Send, method: str, call_id: str, request_id: str | None) -> None:
+    def __init__(self, send: Send, method: str, call_id: str, head: Mapping[bytes, bytes]) -> None:
         self._send = send
         self._method = method
         self._call_id = call_id
-        self._request_id = request_id or call_id
+        self._head = head
+        self.id = request_id(head.get(b"x-request-id")) or call_id
         self.target: Target | None = None  # once it is known which version runs
         self.for_owner = False  # an owner learns what went wrong inside the function
+        self.body_read = False
 
     async def answer(self, kind: Literal["event", "http"], outcome: Outcome) -> None:
         """The function's response, or its own error."""
@@ -50,32 +53,23 @@ class Reply:
         """An error, whoever must act on it."""
         status = status_of(error)
         if status == 500:
-            log.error("%s: %s", self._request_id, error.message)
-        body = error_body(error, self._request_id, for_owner=self.for_owner)
-        headers = error_headers(error, status, body, self._request_id)
+            log.error("request %s: %s: %s", self.id, error.code, error.message)
+        body = error_body(error, self.id, for_owner=self.for_owner)
+        headers = error_headers(error, status, body, self.id)
         known = self._facts() if facts is None else facts
         headers += [fact for fact in known if fact[0] != b"x-request-id"]
+        if not self.body_read and status != 413 and has_much_body(self._head):
+            headers.append((b"connection", b"close"))
         await self._write(status, headers, body)
 
     async def _respond(self, outcome: Outcome, facts: HeaderList) -> None:
         """The HTTP response that the function made."""
-        status, body = outcome.status, outcome.body
-        if status < 200:
-            await self.refuse(ResponseInvalid(f"{status} cannot be a final status"), facts)
-            return
-        try:
-            headers = for_client(outcome.headers)
-        except ResponseInvalid as error:
-            await self.refuse(error, facts)
-            return
-        if status in _BODYLESS:
+        headers, body = for_client(outcome.headers), outcome.body
+        if outcome.status in _BODYLESS:
             body = b""
-        else:
-            length = b"%d" % len(body)
-            if self._method == "HEAD" and not body:
-                length = _told_length(outcome) or length
-            headers.append((b"content-length", length))
-        await self._write(status, headers + facts, body)
+        elif body or self._method != "HEAD":  # an empty answer to HEAD does not tell a length
+            headers.append((b"content-length", b"%d" % len(body)))
+        await self._write(outcome.status, headers + facts, body)
 
     async def _write(self, status: int, headers: HeaderList, body: bytes) -> None:
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
@@ -83,7 +77,7 @@ class Reply:
 
     def _facts(self) -> HeaderList:
         facts: HeaderList = [
-            (b"x-request-id", self._request_id.encode()),
+            (b"x-request-id", self.id.encode()),
             (b"x-hearth-invocation-id", self._call_id.encode()),
         ]
         if self.target is not None:
@@ -98,14 +92,6 @@ def _timing(timing: Timing) -> bytes:
         timing.init_ms,
         timing.handler_ms,
     )
-
-
-def _told_length(outcome: Outcome) -> bytes | None:
-    """What the function says a GET would have sent: only the answer to a HEAD may say so."""
-    for name, value in outcome.headers:
-        if name.lower() == "content-length" and value.isascii() and value.isdigit():
-            return value.encode()
-    return None
 
 
 def _as_error(failure: Failure, kind: Literal["event", "http"]) -> HearthError:
