@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from events.connection import answering, connect
@@ -40,11 +41,11 @@ class JobQueue:
                 failure_ttl=_FAILED_KEPT_S,
             )
 
-    def is_waiting(self, name: str, **kwargs: Any) -> bool:
-        """Whether such a job waits in the queue and nobody has taken it yet."""
-        prefix = _prefix(name, kwargs)
+    def waiting(self, name: str, wanted: Sequence[Mapping[str, Any]]) -> list[bool]:
+        """For each set of arguments: whether such a job is in the queue, taken by nobody yet."""
         with answering():
-            return any(job_id.startswith(prefix) for job_id in self._rq().get_job_ids())
+            there = {job_id.rpartition("-")[0] for job_id in self._rq().get_job_ids()}
+        return [_prefix(name, kwargs).rstrip("-") in there for kwargs in wanted]
 
     def ping(self) -> None:
         """Returns when Redis answers."""
@@ -65,7 +66,7 @@ class JobQueue:
         return self._queue
 
 
-def _prefix(name: str, kwargs: dict[str, Any]) -> str:
+def _prefix(name: str, kwargs: Mapping[str, Any]) -> str:
     """What the ids of equal jobs begin with."""
-    text = json.dumps([name, kwargs], sort_keys=True)
+    text = json.dumps([name, dict(kwargs)], sort_keys=True)
     return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:20]}-"

@@ -1,0 +1,294 @@
+"""The dependencies of a version as a layer: from the cache, or installed in a container."""
+
+from __future__ import annotations
+
+import queue
+import re
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.errors import ArchiveInvalid, ArchiveTooLarge, BuildFailed
+from core.model import Version
+from core.settings import Settings
+from executor import netns
+from executor.build_sandbox import CERTIFICATES, BuildSandbox, Installation, measure
+from executor.firewall import Endpoint, is_public
+from runtimes.registry import Runtime
+from storage.archive import pack_tree
+from storage.store import ObjectStore, object_key
+from worker import dependencies, node_dependencies, python_dependencies
+from worker.build_log import BuildLog
+from worker.dependencies import Found, Plan
+from worker.indexes import Index, Indexes, certificates, host_port
+from worker.layer_cache import LayerCache, Record
+from worker.pulse import Pulse
+
+_BEGIN = """set -eu
+umask 022
+export HOME=/out/tmp/home TMPDIR=/out/tmp
+mkdir -p "$HOME" /out/layer
+cp -R /src /out/tmp/src
+cd /out/tmp/src
+"""
+# The layer's files get one fixed time, so compiled code must not be compared with its source's.
+_PIP = """mkdir -p /out/layer/.hearth
+python3 -m pip install --no-input --disable-pip-version-check --no-cache-dir --progress-bar off \
+    --no-compile --no-warn-script-location --target /out/layer/.hearth/site-packages \
+    --requirement requirements.txt
+python3 -m compileall -q -s /out/layer -p /var/task --invalidation-mode unchecked-hash \
+    /out/layer/.hearth/site-packages || true
+"""
+_NPM = """npm {verb} --omit=dev --no-audit --no-fund --no-progress --cache /out/tmp/npm
+if [ -d node_modules ]; then mv node_modules /out/layer/; fi
+"""
+_SCRIPTS = {
+    "pip": ("pip install --requirement requirements.txt", _PIP),
+    "npm-ci": ("npm ci --omit=dev", _NPM.format(verb="ci")),
+    "npm-install": ("npm install --omit=dev", _NPM.format(verb="install --install-links")),
+}
+_COMPILER = re.compile(
+    r"\b(gcc|g\+\+|cc|clang|rustc|cargo|make|cmake|pkg-config)\b.{0,40}"
+    r"(No such file|not found|not installed|failed: No such|can.t be found)",
+    re.IGNORECASE,
+)
+_ERROR = re.compile(r"^(ERROR: |error: |npm (?:error|ERR!) )(?P<says>.*\S)")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """The build that wants its dependencies."""
+
+    version: Version
+    runtime: Runtime
+    tree: Path  # the unpacked function
+    work: Path  # for our files; whoever made it removes it
+    log: BuildLog
+    pulse: Pulse
+
+
+class Installer:
+    """Makes layers. Thread-safe; at most `settings.builds_max` installations at once."""
+
+    def __init__(self, settings: Settings, sandbox: BuildSandbox, store: ObjectStore) -> None:
+        self._settings = settings
+        self._sandbox = sandbox
+        self._store = store
+        self._indexes = Indexes(settings)
+        self._cache = LayerCache(settings.data_dir / "build-cache")
+        # Above the sandboxes' own range: never one of theirs, and each a single build's at a time.
+        first = settings.uid_base + settings.uid_count
+        self._uids: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for uid in range(first, first + settings.builds_max):
+            self._uids.put(uid)
+
+    def layer(self, job: Job) -> str | None:
+        """The digest of the layer that holds the dependencies; None when there are none.
+
+        It is in the store under the version's function. BuildFailed, PartAway, DiskFull."""
+        found = find(job.tree, job.runtime.short)
+        for note in found.notes:
+            job.log.line(note)
+        if found.plan is None:
+            return None
+        job.log.line(f"dependencies: {found.plan.says}")
+        staged = dependencies.stage(job.tree, found.plan, job.work / "src")
+        index = self._index(job)
+        job.log.hide(index.secrets)
+        images = [self._sandbox.image_id(job.runtime.image), self._builder(job)]
+        key = dependencies.key(job.version.namespace, images, found.plan, staged, index.identity)
+        reused = self._reuse(job, key)
+        if reused is not None:
+            return reused.digest
+        digest = self._install(job, found.plan, index, images[1])
+        record = Record(job.version.function_id, digest, found.plan.pinned, time.time())
+        self._cache.keep(job.version.namespace, key, record)
+        return digest
+
+    def sweep(self) -> None:
+        """Forget what has not been used for long."""
+        self._cache.sweep()
+
+    def _builder(self, job: Job) -> str:
+        return self._sandbox.image_id(job.runtime.builder_image)
+
+    def _index(self, job: Job) -> Index:
+        if job.runtime.short == "python":
+            return self._indexes.python()
+        return self._indexes.node(lambda: self._npm_default(job))
+
+    # --- from the cache
+
+    def _reuse(self, job: Job, key: str) -> Record | None:
+        namespace = job.version.namespace
+        record = self._cache.find(namespace, key)
+        if record is None:
+            return None
+        if record.digest is not None and not self._bring(job, record.function_id, record.digest):
+            self._cache.forget(namespace, key)
+            return None
+        age_s = max(0, int(time.time() - record.at))
+        job.log.line(f"the same as {_age(age_s)} ago: reused")
+        return record
+
+    def _bring(self, job: Job, owner: str, digest: str) -> bool:
+        """Have the layer under the version's own function. False when it is gone."""
+        mine, theirs = object_key(job.version.function_id, digest), object_key(owner, digest)
+        if self._store.exists(mine):
+            return True
+        if mine == theirs or not self._store.exists(theirs):
+            return False
+        copy = job.work / "copy"
+        self._store.fetch(theirs, copy)
+        self._store.put(mine, copy)
+        return True
+
+    # --- in a container
+
+    def _install(self, job: Job, plan: Plan, index: Index, builder: str) -> str | None:
+        said, script = _SCRIPTS[plan.kind]
+        began = time.monotonic()
+        job.log.line(f"$ {said}")
+        output = job.work / "out"
+        with self._uid() as uid:
+            status = self._run(job, self._wanted(job, script, index, uid, output))
+        if status != 0:
+            raise BuildFailed(_why(said, status, job.log))
+        return self._pack(job, output, began)
+
+    def _wanted(self, job: Job, script: str, index: Index, uid: int, output: Path) -> Installation:
+        allowed, names = self._reachable(index)
+        ca = certificates()
+        return Installation(
+            image=job.runtime.builder_image,
+            command=("sh", "-c", _BEGIN + script),
+            source=job.work / "src",
+            output=output,
+            uid=uid,
+            memory_mb=self._settings.build_memory_mb,
+            timeout_s=self._settings.build_timeout_s,
+            environment={**_environment(ca), **index.environment},
+            allowed=allowed,
+            names=names,
+            certificates=ca,
+        )
+
+    def _run(self, job: Job, wanted: Installation) -> int:
+        try:
+            return self._sandbox.run(wanted, write=job.log.write, tick=job.pulse.check)
+        finally:
+            job.log.end_output()
+
+    def _pack(self, job: Job, output: Path, began: float) -> str | None:
+        """What the container left, into the store. The container is gone: nothing changes it."""
+        layer = output / "layer"
+        try:
+            is_directory = stat.S_ISDIR(layer.lstat().st_mode)
+        except FileNotFoundError:
+            is_directory = False
+        if not is_directory:
+            raise BuildFailed("the installation removed the directory that it was to fill")
+        size, entries = measure(layer)
+        took = time.monotonic() - began
+        if not entries:
+            job.log.line(f"nothing was installed ({took:.1f} s)")
+            return None
+        try:
+            digest = pack_tree(layer, job.work / "layer.tar")
+        except (ArchiveInvalid, ArchiveTooLarge) as error:
+            raise BuildFailed(f"the installed dependencies cannot be kept: {error}") from error
+        self._store.put(object_key(job.version.function_id, digest), job.work / "layer.tar")
+        job.log.line(f"installed {entries} files, {size / 1e6:.1f} MB, in {took:.1f} s")
+        return digest
+
+    @contextmanager
+    def _uid(self) -> Iterator[int]:
+        uid = self._uids.get()
+        try:
+            yield uid
+        finally:
+            self._uids.put(uid)
+
+    def _reachable(self, index: Index) -> tuple[frozenset[Endpoint], dict[str, str]]:
+        """Where the index and the operator's further hosts are, and names for those addresses that
+        would be refused otherwise: what was allowed is what the container then finds."""
+        allowed: set[Endpoint] = set()
+        names: dict[str, str] = {}
+        for host, port in index.hosts | set(map(host_port, self._settings.build_hosts)):
+            found = netns.resolve(host, port)
+            allowed |= found
+            private = sorted(str(e.address) for e in found if not is_public(e.address))
+            if private and private[0] != host:
+                names[host] = private[0]
+        return frozenset(allowed), names
+
+    def _npm_default(self, job: Job) -> str:
+        """The registry that the builder image's npm uses when it is told nothing."""
+        (job.work / "nothing").mkdir(exist_ok=True)
+        said: list[bytes] = []
+        with self._uid() as uid:
+            wanted = Installation(
+                image=job.runtime.builder_image,
+                command=("npm", "config", "get", "registry"),
+                source=job.work / "nothing",
+                output=job.work / "said",
+                uid=uid,
+                memory_mb=self._settings.build_memory_mb,
+                timeout_s=self._settings.build_timeout_s,
+                environment={"HOME": "/tmp"},
+                has_network=False,
+            )
+            self._sandbox.run(wanted, write=said.append, tick=job.pulse.check)
+        return b"".join(said).decode(errors="replace").strip()
+
+
+def find(tree: Path, language: str) -> Found:
+    """What an unpacked function asks for. BuildFailed when its lists cannot be used."""
+    match language:
+        case "python":
+            return python_dependencies.find(tree)
+        case "node":
+            return node_dependencies.find(tree)
+        case _:
+            return Found(None)
+
+
+def _environment(ca: Path | None) -> dict[str, str]:
+    """Variables of the container; an index's come on top."""
+    variables = {
+        "LANG": "C.UTF-8",
+        "CI": "true",
+        "NO_COLOR": "1",
+        "SOURCE_DATE_EPOCH": "315532800",  # 1980: the first that a wheel can carry
+        "npm_config_update_notifier": "false",
+    }
+    if ca is not None:
+        told = ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")
+        variables |= dict.fromkeys((*told, "CURL_CA_BUNDLE"), CERTIFICATES)
+    return variables
+
+
+def _why(said: str, status: int, log: BuildLog) -> str:
+    """One line for the version; a hint for the log where the cause is a known one."""
+    text = log.text()
+    if _COMPILER.search(text):
+        log.line(
+            "hint: there is no compiler where dependencies are installed; "
+            "use a release of that package that has a wheel (or a prebuilt binary) for this runtime"
+        )
+    errors = [match["says"] for line in text.splitlines() if (match := _ERROR.match(line))]
+    tool = said.split(maxsplit=1)[0]
+    if status == 137:
+        return f"installing the dependencies was killed ({tool} needs more memory?)"
+    last = f": {errors[-1]}" if errors and tool == "pip" else f": {errors[0]}" if errors else ""
+    return f"installing the dependencies failed ({tool} exit status {status}){last}"[:500]
+
+
+def _age(seconds: int) -> str:
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
