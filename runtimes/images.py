@@ -89,6 +89,9 @@ def open_kitchen(settings: Settings) -> Kitchen:
             # cli.host chooses the OCI runtime; a child, because imports only point downwards.
             _run([sys.executable, "-m", "cli.host"], environ, "choosing an OCI runtime")
         environ["CONTAINERS_CONF"] = str(conf)
+    environ["PATH"] = os.pathsep.join([environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+    # Not /tmp, which may be memory and may forbid device nodes, which mmdebstrap makes.
+    environ.setdefault("TMPDIR", "/var/tmp")
     return Kitchen(settings, environ)
 
 
@@ -102,8 +105,20 @@ def build(kitchen: Kitchen, names: Sequence[str], *, refresh: bool = False) -> N
     with _one_at_a_time(kitchen):
         if "base" in names or any(kitchen.base_of(r) == book.BASE_IMAGE for r in chosen):
             _build_base(kitchen, refresh=refresh)
-        for recipe in chosen:
-            _build_recipe(kitchen, recipe)
+        for base in sorted({kitchen.base_of(r) for r in chosen} - {book.BASE_IMAGE}):
+            _pull(kitchen, base, refresh=refresh)
+        built = [_build_recipe(kitchen, recipe) for recipe in chosen]
+        if any(built):
+            # What was replaced goes, unless a container still runs it; nobody else's image does.
+            prune = [
+                "podman",
+                "image",
+                "prune",
+                "--force",
+                "--filter",
+                f"label={book.INPUTS_LABEL}",
+            ]
+            _run(prune, kitchen.environ, "removing the images that were replaced")
 
 
 def _build_base(kitchen: Kitchen, *, refresh: bool) -> None:
@@ -120,18 +135,27 @@ def _build_base(kitchen: Kitchen, *, refresh: bool) -> None:
             _run(book.import_command(tar, inputs), kitchen.environ, "importing the base image")
 
 
-def _build_recipe(kitchen: Kitchen, recipe: Recipe) -> None:
+def _pull(kitchen: Kitchen, image: str, *, refresh: bool) -> None:
+    """Have an image that a setting names; one made locally needs no registry."""
+    if refresh or not _image_id(kitchen, image):
+        with _timed("base", f"pulling {image}"):
+            _run(["podman", "pull", "--quiet", image], kitchen.environ, f"pulling {image}")
+
+
+def _build_recipe(kitchen: Kitchen, recipe: Recipe) -> bool:
+    """Whether it had to be built."""
     if gone := recipe.missing():
         raise ImageFailed(f"{recipe.name}: {', '.join(gone)} is not in {recipe.runtime.folder}")
     base = kitchen.base_of(recipe)
     inputs = book.digest(recipe, base, _image_id(kitchen, base))
     if _label(kitchen, recipe.image) == inputs:
         _say(recipe.name, "up to date")
-        return
+        return False
     with _timed(recipe.name, f"on {base}"):
         context = _context(kitchen, recipe, with_wheel=base == book.BASE_IMAGE)
         command = book.build_command(recipe, base, inputs, context)
         _run(command, kitchen.environ, f"building {recipe.image}")
+    return True
 
 
 def _context(kitchen: Kitchen, recipe: Recipe, *, with_wheel: bool) -> Path:

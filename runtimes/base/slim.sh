@@ -19,9 +19,10 @@ rm -rf "$root"/usr/share/doc/* "$root"/usr/share/man/* "$root"/usr/share/info/* 
 find "$root" -xdev -type f -perm /6000 -exec chmod ug-s {} +
 
 # Byte code that is trusted without looking at its source: the same bytes in every build (no
-# times in it), and one system call less for each import. The packages' own byte code goes.
+# times in it), and no module is compiled again because its source's time was clamped. -B, or
+# compileall would leave byte code with times for the modules it imports itself.
 find "$root/usr/lib" -name __pycache__ -type d -prune -exec rm -rf {} +
-chroot "$root" python3 -I -m compileall -q --invalidation-mode unchecked-hash \
+chroot "$root" python3 -I -B -m compileall -q -f --invalidation-mode unchecked-hash \
     /usr/lib/python3 /usr/lib/python3.13
 test -f "$root"/usr/lib/python3.13/json/__pycache__/__init__.cpython-313.pyc
 
