@@ -1,7 +1,7 @@
 """The control groups of one sandbox, written directly: limits, out-of-memory, the end of it all.
 
-A node's sandboxes share the parent `/hearth-<tag>`; each has a group of its own below it, and Podman
-puts the container (libpod-<id>) and its conmon under that. Both cgroup versions; on v1 each
+A node's sandboxes share the parent `/hearth-<tag>`; each has a group of its own below it, and
+Podman puts the container (libpod-<id>) and its conmon under that. Both cgroup versions; on v1 each
 controller is a tree of its own.
 """
 
@@ -139,7 +139,7 @@ def remove_tree(folder: Path) -> bool:
     """Remove a group and the empty ones below it; False when a process is left in one."""
     for inner, _, _ in os.walk(folder, topdown=False):
         try:
-            os.rmdir(inner)
+            Path(inner).rmdir()
         except FileNotFoundError:
             continue
         except OSError:

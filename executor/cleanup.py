@@ -1,7 +1,7 @@
 """Ends what a dead node left behind: processes (frozen ones too), mounts, groups, directories.
 
-Used by the guard the moment the gateway is gone, and by the next start for what a killed guard left.
-Touches only what carries this node's tag.
+Used by the guard the moment the gateway is gone, and by the next start for what a killed guard
+left. Touches only what carries this node's tag.
 """
 
 from __future__ import annotations

@@ -35,9 +35,9 @@ class Driver(Protocol):
         limits. Does not speak to the shim. SandboxBroken when the sandbox is gone."""
         ...
 
-    async def close(self, sandbox: Sandbox) -> None:
-        """End it: hang up, kill every process in it, give back its mounts, ids and directories.
-        Any number of times, in any state; never raises for a sandbox that is already gone."""
+    def close(self, sandbox: Sandbox) -> None:
+        """End it: hang up, kill every process in it, then, behind the caller's back, give back its
+        mounts, ids and directories. Any number of times, in any state; never raises."""
         ...
 
     async def ping(self) -> None:

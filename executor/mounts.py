@@ -45,14 +45,15 @@ def bind(source: Path, target: Path) -> None:
 
 def unmount(target: Path) -> bool:
     """Take the topmost mount off `target`; False when there was none."""
-    return _libc.umount2(os.fsencode(target), _MNT_DETACH | _UMOUNT_NOFOLLOW) == 0
+    result: int = _libc.umount2(os.fsencode(target), _MNT_DETACH | _UMOUNT_NOFOLLOW)
+    return result == 0
 
 
 def mounts_below(folder: Path) -> list[Path]:
     """Mount points at or below `folder`, deepest and newest first: the order to unmount them in."""
     prefix = str(folder) + "/"
     found = []
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+    with Path("/proc/self/mountinfo").open(errors="surrogateescape") as table:
         for line in table:
             point = line.split(" ", 5)[4].encode().decode("unicode_escape")
             if point == str(folder) or point.startswith(prefix):

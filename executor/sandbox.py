@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from core.errors import (
     FunctionCrashed,
@@ -56,7 +56,7 @@ class _Pending:
 
 
 class Sandbox(asyncio.Protocol):
-    """Made by a driver, lent by the pool, closed by its driver. `died` is set once, at the end."""
+    """Made by a driver, lent by the pool, closed by its driver. `on_died` is called once."""
 
     def __init__(
         self, *, id: str, runtime: Runtime, network: str, folder: Path, body_bytes_max: int
@@ -68,8 +68,11 @@ class Sandbox(asyncio.Protocol):
         self.state = State.BOOTING
         self.version: Version | None = None
         self.timing = Timing()  # of its boot and init, told by the first call
-        self.died = asyncio.Event()
         self.why_died: Callable[[], HearthError | None] = lambda: None  # the driver's post-mortem
+        self.on_died: Callable[[Sandbox], None] = lambda sandbox: None
+        self.on_quiet: Callable[[Sandbox], None] = lambda sandbox: (
+            None
+        )  # the last call was answered
         self._decoder = Decoder(body_bytes_max)
         self._transport: asyncio.WriteTransport | None = None
         self._loop = asyncio.get_running_loop()
@@ -104,10 +107,10 @@ class Sandbox(asyncio.Protocol):
         self.version, self._logs = version, logs
         self._move(State.INIT)
         self._phase = self._loop.create_future()
-        started = self._loop.time()
+        started = time.perf_counter()
         self._send(FrameType.INIT, 0, _init_head(version, payload_bytes_max))
         await self._await_phase(INIT_TIMEOUT_S, f"took more than {INIT_TIMEOUT_S:.0f} s to load")
-        self.timing.init_ms = (self._loop.time() - started) * 1000
+        self.timing.init_ms = (time.perf_counter() - started) * 1000
 
     def call(self, call: Call) -> asyncio.Future[Outcome]:
         """Start one invocation. The future ends with the outcome, or FunctionTimeout,
@@ -119,7 +122,7 @@ class Sandbox(asyncio.Protocol):
             return future
         number = self._next_call
         self._next_call += 1
-        pending = self._calls[number] = _Pending(call, future, self._loop.time())
+        pending = self._calls[number] = _Pending(call, future, time.perf_counter())
         timeout_s = self.version.config.timeout_s
         pending.timer = self._loop.call_later(timeout_s, self._expire, number)
         self._journal.turn_to(call.id)
@@ -144,8 +147,7 @@ class Sandbox(asyncio.Protocol):
     # --- asyncio.Protocol ------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        self._transport = transport
+        self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's is no subclass
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -191,7 +193,7 @@ class Sandbox(asyncio.Protocol):
         if pending.timer is not None:
             pending.timer.cancel()
         self._settle_log()
-        handler_ms = (self._loop.time() - pending.started) * 1000
+        handler_ms = (time.perf_counter() - pending.started) * 1000
         try:
             outcome = _outcome(frame, pending.call, handler_ms)
         except HearthError as error:
@@ -202,6 +204,9 @@ class Sandbox(asyncio.Protocol):
         else:
             if not pending.future.done():
                 pending.future.set_result(outcome)
+        finally:
+            if not self._calls:
+                self.on_quiet(self)
 
     # --- the end ---------------------------------------------------------------------------------
 
@@ -230,7 +235,7 @@ class Sandbox(asyncio.Protocol):
             if pending.timer is not None:
                 pending.timer.cancel()
             _fail(pending, error)
-        self.died.set()
+        self.on_died(self)
 
     def _epitaph(self) -> HearthError:
         known = self.why_died()
