@@ -170,7 +170,7 @@ def _open(file: BinaryIO, budget: Budget) -> tuple[ArchiveKind, Iterator[Entry]]
 def _place(entry: Entry, shape: Shape, target: _Target) -> int:
     """Put one entry where it belongs; how many bytes of files it stands for."""
     parent = entry.path if entry.kind is Kind.DIRECTORY else entry.path.rpartition("/")[0]
-    for directory in shape.enter(parent):
+    for directory in shape.enter(parent, entry.path):
         target.make_directory(directory)
     if entry.kind is Kind.DIRECTORY:
         return 0

@@ -89,7 +89,7 @@ class _Packer:
             path = clean_path(above.encode() + b"/" + raw if above else raw)
             status = os.stat(raw, dir_fd=descriptor, follow_symlinks=False)
             if stat.S_ISDIR(status.st_mode):
-                self._shape.enter(path)
+                self._shape.enter(path, path)
                 self._out.write(_header(path + "/", 0, 0o755, tarfile.DIRTYPE))
                 self._descend(descriptor, raw, path)
             elif stat.S_ISLNK(status.st_mode):

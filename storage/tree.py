@@ -47,19 +47,19 @@ class Shape:
         """From here on, names of earlier layers may be placed once more."""
         self._placed.clear()
 
-    def enter(self, path: str) -> list[str]:
-        """Directories to make, outermost first, so that `path` is one. ArchiveInvalid if it
-        cannot be: a file or a symbolic link has that name, or that of a directory above."""
+    def enter(self, directory: str, entry: str) -> list[str]:
+        """Directories to make, outermost first, so that `entry` finds `directory` to be one.
+        ArchiveInvalid when a file or a symbolic link has that name, or one above it."""
         missing: list[str] = []
-        current = path
+        current = directory
         while current not in self.nodes:
             missing.append(current)
             current = current.rpartition("/")[0]
         node = self.nodes[current]
         if isinstance(node, str):
-            refuse(path, f"passes through the symbolic link {show(current)}")
+            refuse(entry, f"passes through the symbolic link {show(current)}")
         if node is not None:
-            refuse(path, f"needs a directory where the file {show(current)} is")
+            refuse(entry, f"needs a directory where the file {show(current)} is")
         for name in missing:
             self.nodes[name] = None
         return missing[::-1]
