@@ -34,6 +34,7 @@ class Catalog:
     def __init__(self, url: str) -> None:
         """Connects on first use. SettingsInvalid for a URL of neither SQLite nor PostgreSQL."""
         self.database = Database(url)
+        self._seen: dict[str, Version] = {}  # of the last snapshot; replaced, never changed
 
     def migrate(self) -> None:
         """Bring the tables to this release's state. Several processes may do so at once."""
@@ -53,9 +54,12 @@ class Catalog:
             return snapshot.generation(tx)
 
     def snapshot(self) -> Snapshot:
-        """Everything a gateway needs to invoke and authenticate, as of one moment."""
+        """Everything a gateway needs to invoke and authenticate, as of one moment. Shares the
+        versions that an earlier one holds, and reads the rest."""
         with self.database.read() as tx:
-            return snapshot.take(tx)
+            taken = snapshot.take(tx, self._seen)
+        self._seen = {version.id: version for version in taken.versions}
+        return taken
 
     # --- functions
 

@@ -21,6 +21,7 @@ from hypothesis.stateful import (
 )
 
 from catalog.catalog import Catalog
+from catalog.snapshot import take
 from core.errors import (
     AliasNotFound,
     Conflict,
@@ -197,6 +198,8 @@ class CatalogMachine(RuleBasedStateMachine):
     @invariant()
     def the_snapshot_agrees_and_changes_with_its_generation(self) -> None:
         taken = self.catalog.snapshot()
+        with self.catalog.database.read() as tx:
+            assert take(tx, {}) == taken  # sharing with earlier ones changes nothing
         active = {n for n, s in self.model.versions.items() if s is VersionStatus.ACTIVE}
         assert {version.number for version in taken.versions} == active
         reached = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any
 
 import pytest
@@ -61,12 +61,39 @@ def test_a_snapshot_takes_as_many_queries_for_fifty_functions_as_for_one(
         function = catalog.ensure_function("default", name, must_be_new=True)
         active(catalog, function)
         if name in ("first", "f48"):
-            statements.clear()
             event.listen(catalog.database.engine, "before_cursor_execute", note)
-            catalog.snapshot()
+            for _ in range(2):
+                statements.clear()
+                catalog.snapshot()
+                counts.append(sum(s.startswith("SELECT") for s in statements))
             event.remove(catalog.database.engine, "before_cursor_execute", note)
-            counts.append(sum(s.startswith("SELECT") for s in statements))
-    assert counts == [5, 5]
+    assert counts == [6, 5, 6, 5]
+
+
+def test_a_later_snapshot_shares_what_cannot_have_changed(
+    url: str, catalog: Catalog, hello: Function
+) -> None:
+    for _ in range(3):
+        active(catalog, hello)
+    before = {version.number: version for version in catalog.snapshot().versions}
+    catalog.delete_version(hello.id, 1)
+    active(catalog, hello, memory_mb=64)
+    taken = catalog.snapshot()
+    after = {version.number: version for version in taken.versions}
+    assert set(after) == {2, 3, 4}
+    assert after[2] is before[2] and after[3] is before[3]
+    with closing(Catalog(url)) as other:
+        assert other.snapshot() == taken
+
+
+def test_a_snapshot_of_more_new_versions_than_are_named_one_by_one(
+    catalog: Catalog, hello: Function
+) -> None:
+    active(catalog, hello)
+    catalog.snapshot()
+    for _ in range(130):
+        active(catalog, hello)
+    assert sorted(v.number for v in catalog.snapshot().versions) == list(range(1, 132))
 
 
 Change = Callable[[Catalog, Function], object]
@@ -117,13 +144,16 @@ def test_a_change_of_what_is_served_is_a_new_generation(
 
 
 @pytest.mark.parametrize("change", NO_CHANGES)
-def test_anything_else_keeps_the_generation(catalog: Catalog, hello: Function, change: str) -> None:
+def test_anything_else_keeps_the_generation(
+    url: str, catalog: Catalog, hello: Function, change: str
+) -> None:
     _fill(catalog, hello)
     before = catalog.snapshot()
     with suppress(HearthError):  # a refusal changes nothing either
         NO_CHANGES[change](catalog, hello)
-    after = catalog.snapshot()
-    assert after == before
+    assert catalog.snapshot() == before
+    with closing(Catalog(url)) as other:
+        assert other.snapshot() == before
 
 
 def _fill(catalog: Catalog, hello: Function) -> None:
