@@ -45,5 +45,5 @@ lock: ## Lock the newest dependencies anew (needs a package index)
 	@sh infra/lock.sh
 
 clean: ## Remove caches; never .hearth, which holds your functions
-	@$(SUDO) rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info
+	@$(SUDO) rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build
 	@$(SUDO) find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +

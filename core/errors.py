@@ -129,7 +129,7 @@ class PayloadTooLarge(CallerError):
 
 
 class ArchiveTooLarge(PayloadTooLarge):
-    """The uploaded archive is over `HEARTH_ARCHIVE_BYTES_MAX`, or what it unpacks to over a limit."""
+    """The uploaded archive is over `HEARTH_ARCHIVE_BYTES_MAX`, or unpacks to more than a limit."""
 
     code = "archive_too_large"
 
