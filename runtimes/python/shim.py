@@ -145,7 +145,7 @@ def serve(wire: Wire, function: Function | None) -> NoReturn:
         if kind != CALL or function is None:
             broken(f"frame of type {kind} where CALL belongs")
         try:
-            event = parse_event(head, body)
+            event = parse_event(head, body, function.context.function_name)
         except ValueError as error:
             problem = failure("function_error", error, "Runtime.UnmarshalError")
             answer: Answer = (ERROR, problem, b"")
@@ -432,14 +432,14 @@ ESCAPED = re.compile(rb"%([0-9a-fA-F]{2})")
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
-def parse_event(head: dict[str, Any], body: memoryview) -> Any:
+def parse_event(head: dict[str, Any], body: memoryview, function_name: str) -> Any:
     """What the handler gets; ValueError when an event is not JSON."""
     if head["kind"] == "http":
-        return http_event(head, body)
+        return http_event(head, body, function_name)
     return loads(str(body, "utf-8")) if body else {}
 
 
-def http_event(head: dict[str, Any], body: memoryview) -> dict[str, Any]:
+def http_event(head: dict[str, Any], body: memoryview, function_name: str) -> dict[str, Any]:
     """A request in AWS's payload format 2.0."""
     http = head["http"]
     headers: dict[str, str] = {}
@@ -453,7 +453,7 @@ def http_event(head: dict[str, Any], body: memoryview) -> dict[str, Any]:
         "rawPath": path,
         "rawQueryString": http["query"],
         "headers": headers,
-        "requestContext": request_context(head, http, headers, path),
+        "requestContext": request_context(head, headers, path, function_name),
         "isBase64Encoded": False,
     }
     if "cookie" in headers:
@@ -467,15 +467,16 @@ def http_event(head: dict[str, Any], body: memoryview) -> dict[str, Any]:
 
 
 def request_context(
-    head: dict[str, Any], http: dict[str, Any], headers: dict[str, str], path: str
+    head: dict[str, Any], headers: dict[str, str], path: str, function_name: str
 ) -> dict[str, Any]:
     """Who asked for what, when."""
+    http = head["http"]
     now = time.time()
     at = time.gmtime(now)
     day = f"{at.tm_mday:02}/{MONTHS[at.tm_mon - 1]}/{at.tm_year}"
     return {
         "accountId": "anonymous",
-        "apiId": os.environ.get("AWS_LAMBDA_FUNCTION_NAME", ""),
+        "apiId": function_name,
         "domainName": http["host"],
         "domainPrefix": http["host"].partition(":")[0].partition(".")[0],
         "http": {

@@ -1,0 +1,93 @@
+// From INIT to a handler: environment, module, function, or what is there instead.
+
+import { existsSync, readdirSync } from "node:fs";
+import { join } from "node:path";
+import { pathToFileURL } from "node:url";
+import { syntaxTrace } from "./errors.mjs";
+
+const FOUND_MAX = 100;
+const KEPT_ENV = new Set(["PATH", "LANG", "LC_ALL", "SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"]);
+const SUFFIXES = [".mjs", ".js", ".cjs"];
+
+export const TASK = process.env.HEARTH_TASK ?? "/var/task";
+
+export class HandlerNotFound extends Error {
+  name = "HandlerNotFound";
+
+  constructor(message, found) {
+    super(message);
+    this.found = found.sort().slice(0, FOUND_MAX);
+  }
+}
+
+/** The function's environment replaces the one this process was started with. */
+export function applyEnvironment(head) {
+  for (const name of Object.keys(process.env)) {
+    if (!KEPT_ENV.has(name)) delete process.env[name];
+  }
+  Object.assign(process.env, head.env, {
+    LAMBDA_TASK_ROOT: TASK,
+    _HANDLER: head.handler,
+    AWS_LAMBDA_FUNCTION_NAME: head.function,
+    AWS_LAMBDA_FUNCTION_VERSION: head.version,
+    AWS_LAMBDA_FUNCTION_MEMORY_SIZE: head.memory_mb,
+    HEARTH_NAMESPACE: head.namespace,
+    TMPDIR: "/tmp",
+    HOME: "/tmp",
+  });
+}
+
+/** The function that `path/module.name` (or `.name.of.a.property`) names. */
+export async function findHandler(name) {
+  const match = /^((?:.*\/)?[^./]+)\.([^/]+)$/.exec(name);
+  const wanted = `handler ${JSON.stringify(name)}`;
+  if (!match) throw new HandlerNotFound(`${wanted} is not module.function`, modulesIn(TASK));
+  const [, module, attribute] = match;
+  const file = SUFFIXES.map((suffix) => join(TASK, module + suffix)).find(existsSync);
+  if (!file) {
+    throw new HandlerNotFound(`no module ${JSON.stringify(module)} in the code`, modulesIn(TASK));
+  }
+  const exports = await load(file);
+  const keys = attribute.split(".");
+  const at = (root) => keys.reduce((value, key) => value?.[key], root);
+  const found = at(exports) ?? at(exports.default);
+  if (typeof found === "function") return found;
+  const what = found === undefined ? "does not exist" : "is not a function";
+  const message = `${JSON.stringify(attribute)} in module ${JSON.stringify(module)} ${what}`;
+  throw new HandlerNotFound(message, functionsIn(exports));
+}
+
+/** Import a file; Node decides whether it is an ES module or CommonJS. */
+async function load(file) {
+  try {
+    return await import(pathToFileURL(file));
+  } catch (error) {
+    if (error instanceof SyntaxError && !String(error.stack).includes(TASK)) {
+      const trace = syntaxTrace([file, ...codeIn(TASK)]);
+      if (trace) error.stack = trace.join("\n");
+    }
+    throw error;
+  }
+}
+
+/** Paths of the function's own files. */
+function codeIn(folder) {
+  const entries = readdirSync(folder, { withFileTypes: true }).filter(
+    ({ name }) => name !== "node_modules" && !name.startsWith("."),
+  );
+  return entries.flatMap((entry) => {
+    const path = join(folder, entry.name);
+    if (entry.isDirectory()) return codeIn(path);
+    return entry.isFile() && /\.[cm]?js$/.test(path) ? [path] : [];
+  });
+}
+
+function modulesIn(folder) {
+  const names = readdirSync(folder).filter((name) => /^[^.].*\.[cm]?js$/.test(name));
+  return [...new Set(names.map((name) => name.replace(/\.[cm]?js$/, "")))];
+}
+
+function functionsIn(exports) {
+  const all = Object.assign(Object.create(null), exports.default, exports);
+  return Object.keys(all).filter((name) => typeof all[name] === "function" && name !== "default");
+}
