@@ -189,19 +189,32 @@ def _write_as_root(as_root: Sequence[str], path: Path, text: str, mode: str) -> 
 
 
 def make_venv() -> str:
-    """A virtual environment of this interpreter; made anew when its interpreter has gone."""
-    python = VENV / "bin" / "python"
-    if python.exists() and _venv_version() >= PYTHON_MIN:
-        return f"Python {'.'.join(map(str, _venv_version()))} in {VENV.name}"
+    """A virtual environment of this interpreter, made anew when it cannot work any more."""
+    version = _venv_version()
+    if version >= PYTHON_MIN:
+        return f"Python {'.'.join(map(str, version))} in {VENV.name}"
     command = [sys.executable, "-m", "venv", "--clear", str(VENV)]
     _run(command, f"Next: remove {VENV} and run this again.")
     return f"made {VENV.name}"
 
 
 def _venv_version() -> tuple[int, ...]:
-    text = (VENV / "pyvenv.cfg").read_text() if (VENV / "pyvenv.cfg").exists() else ""
-    found = re.search(r"^version\s*=\s*(\d+)\.(\d+)", text, re.MULTILINE)
-    return (int(found[1]), int(found[2])) if found else (0, 0)
+    """(0,) when there is none that works: its interpreter has gone or become another version's
+    (then its packages are out of sight), or the checkout was moved (then its scripts start
+    what is no longer there)."""
+    config = VENV / "pyvenv.cfg"
+    text = config.read_text() if config.exists() else ""
+    made = re.search(r"^version\s*=\s*(\d+)\.(\d+)", text, re.MULTILINE)
+    if not made or str(VENV) not in text:
+        return (0,)
+    code = "import sys; print(*sys.version_info[:2], sep='.')"
+    try:
+        command = [str(VENV / "bin" / "python"), "-I", "-c", code]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return (0,)
+    same = done.stdout.strip() == f"{made[1]}.{made[2]}"
+    return (int(made[1]), int(made[2])) if same else (0,)
 
 
 def install_requirements(*, dev: bool) -> str:
