@@ -149,14 +149,16 @@ def welcome(
 
 def _welcome(output: Output, settings: Settings, examples: bool) -> None:
     connection = find_connection(None, settings_environment(settings))
-    shown: list[dict[str, object]] = []
-    if examples:
-        shown = show_examples(connection, output)
+    shown, failed = show_examples(connection, output) if examples else ([], [])
     if output.json:
         said = {"url": connection.url, "admin_key_file": str(settings.admin_key_file)}
-        output.answer(said | {"data_dir": str(settings.data_dir), "examples": shown})
-        return
-    _summary(output, settings, connection.url)
+        said["data_dir"] = str(settings.data_dir)
+        output.answer({**said, "examples": shown, "examples_failed": failed})
+    else:
+        _summary(output, settings, connection.url)
+    if failed:
+        output.say(f"\n[bold red]These examples failed:[/] {', '.join(failed)}")
+        raise typer.Exit(ExitCode.FAILED)
 
 
 def _summary(output: Output, settings: Settings, url: str) -> None:

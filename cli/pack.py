@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-import pathspec
-
 from cli.failures import usage
+from cli.ignore import Rules
 from core.limits import ARCHIVE_ENTRIES_MAX, ARCHIVE_UNPACKED_BYTES_MAX, MIB
 
 # Never part of a function, whatever .gitignore says.
@@ -47,7 +46,7 @@ class Packed:
 def pack(root: Path, into: IO[bytes]) -> Packed:
     """Write the archive. The same tree gives the same bytes: order, times, owners are fixed."""
     root = Path(os.path.abspath(root))
-    rules = _Rules(root)
+    rules = Rules(root)
     entries: list[Entry] = []
     odd: list[str] = []
     total = 0
@@ -80,7 +79,7 @@ def _refuse_too_much(root: Path, entries: int, total: int) -> None:
         )
 
 
-def _walk(root: Path, folder: Path, rules: _Rules, odd: list[str]) -> Iterator[Entry]:
+def _walk(root: Path, folder: Path, rules: Rules, odd: list[str]) -> Iterator[Entry]:
     rules.enter(folder)
     with os.scandir(folder) as found:
         children = sorted(found, key=lambda child: child.name)
@@ -140,57 +139,6 @@ def _add(archive: tarfile.TarFile, entry: Entry) -> None:
             raise usage(f"{entry.name} changed while it was packed ({problem})", "try again") from (
                 problem
             )
-
-
-class _Rules:
-    """The .gitignore files in force: those of the tree, and those above it in the same repository.
-
-    As in git, a deeper file overrides one above it, and a directory that is ignored is not
-    looked into."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._specs: dict[Path, pathspec.GitIgnoreSpec] = {}
-        for folder in _above(self._root):
-            self.enter(folder)
-        if self._ignores_root():
-            # Somebody deploys a directory that git itself leaves out, such as a build's output.
-            self._specs.clear()
-
-    def enter(self, folder: Path) -> None:
-        """Take in the folder's own .gitignore."""
-        file = folder / ".gitignore"
-        if folder not in self._specs and file.is_file():
-            lines = file.read_text(errors="replace").splitlines()
-            self._specs[folder] = pathspec.GitIgnoreSpec.from_lines(lines)
-
-    def ignore(self, path: Path, is_folder: bool) -> bool:
-        """Whether the rules leave this path out; its parents are known to be in."""
-        for folder in path.parents:
-            if spec := self._specs.get(folder):
-                shown = path.relative_to(folder).as_posix() + ("/" if is_folder else "")
-                verdict = spec.check_file(shown).include
-                if verdict is not None:
-                    return verdict
-        return False
-
-    def _ignores_root(self) -> bool:
-        repository = next(iter(self._specs), None)
-        if repository is None:
-            return False
-        chain = [self._root, *self._root.parents]
-        below = chain[: chain.index(repository)]
-        return any(self.ignore(folder, True) for folder in reversed(below))
-
-
-def _above(root: Path) -> list[Path]:
-    """The folders above `root` up to the one that holds .git, outermost first."""
-    if (root / ".git").exists():
-        return []
-    for depth, folder in enumerate(root.parents):
-        if (folder / ".git").exists():
-            return list(reversed(root.parents[: depth + 1]))
-    return []
 
 
 class _DigestingWriter:

@@ -54,7 +54,7 @@ def hold(path: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()
-        path.chmod(0o600)
+        path.chmod(0o644)
         try:
             yield
         finally:
@@ -84,7 +84,7 @@ def write_running(data_dir: Path, running: Running) -> None:
     path = state_file(data_dir)
     new = path.with_suffix(".new")
     new.write_text(json.dumps(asdict(running)))
-    new.chmod(0o600)
+    new.chmod(0o644)  # an address is no secret, and a user without root may ask for it
     new.replace(path)
 
 

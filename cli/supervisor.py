@@ -64,6 +64,7 @@ class Supervisor:
         self._say = say
         self._on_change = on_change
         self._selector = selectors.DefaultSelector()
+        self._outputs: set[int] = set()  # pipes we still read, also of children that ended
         self._lifelines: Lifelines | None = None
         self._stops_asked = 0
         self._ready = False
@@ -130,6 +131,7 @@ class Supervisor:
             raise StartFailed(f"{child.spec.name} cannot be started: {problem}") from problem
         self._selector.register(child.pidfd, selectors.EVENT_READ, lambda: self._ended(child))
         output = child.output
+        self._outputs.add(output)
         self._selector.register(output, selectors.EVENT_READ, lambda: self._read(child, output))
         if child.spec.lifeline is Lifeline.HOLDS:
             self._hand_over_lifeline()
@@ -198,13 +200,19 @@ class Supervisor:
         if data:
             child.log.write(data)
         else:
-            self._selector.unregister(output)
-            os.close(output)
+            self._close_output(output)
+            if child.output == output:  # not that of a later run
+                child.output = -1
+
+    def _close_output(self, output: int) -> None:
+        self._outputs.remove(output)
+        self._selector.unregister(output)
+        os.close(output)
 
     def _ended(self, child: Child) -> None:
         self._selector.unregister(child.pidfd)
         status = child.reap()
-        if child.output in self._selector.get_map():
+        if child.output in self._outputs:
             self._read(child, child.output)  # its last words, before anyone asks for them
         self._changed()
         if self._stops_asked or not self._ready or self._ends_with_its_holder(child):
@@ -287,10 +295,9 @@ class Supervisor:
         while self._asides:
             self._turn(None)
         self._drop_lifelines()
+        for output in list(self._outputs):  # a grandchild still holds it open
+            self._close_output(output)
         for child in self.children:
-            if child.output in self._selector.get_map():  # a grandchild still holds it open
-                self._selector.unregister(child.output)
-                os.close(child.output)
             child.log.close()
 
     def _stop(self, child: Child) -> None:

@@ -68,6 +68,9 @@ class Voice:
 def main(arguments: Sequence[str]) -> int:
     """Run until asked to stop; the exit status."""
     manner = Manner.parse(arguments)
+    # Sandboxes run as users of their own, and see what the children make for them: a stricter
+    # umask of the caller's would close it to them. Secrets have modes of their own.
+    os.umask(0o022)
     try:
         settings = Settings.from_env()
         prepare(settings)
@@ -93,7 +96,6 @@ def prepare(settings: Settings) -> None:
 
 
 def _run(settings: Settings, manner: Manner) -> int:
-    os.umask(0o077)
     log = LogFile(settings.data_dir / "log" / "up.log")
     say = Voice(manner, log, sys.stdout)
     conf = ensure_containers_conf(settings.data_dir)
@@ -136,6 +138,7 @@ class _StateWriter:
     def ready(self) -> None:
         self._ready = True
         self._write()
+        share_with_sudo_user(self._settings)
 
     def _write(self) -> None:
         running = Running(
@@ -148,6 +151,16 @@ class _StateWriter:
         )
         with contextlib.suppress(OSError):  # a full disk must not take the platform down
             write_running(self._settings.data_dir, running)
+
+
+def share_with_sudo_user(settings: Settings) -> None:
+    """Who typed `sudo hearth up` may use what it made without sudo: the key, and the way to it."""
+    uid, gid = os.environ.get("SUDO_UID", ""), os.environ.get("SUDO_GID", "")
+    if os.geteuid() != 0 or not uid.isdigit() or not gid.isdigit():
+        return
+    for path in (settings.data_dir, settings.admin_key_file):
+        with contextlib.suppress(FileNotFoundError):
+            os.chown(path, int(uid), int(gid), follow_symlinks=False)
 
 
 def _when_ready(
