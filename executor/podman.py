@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import os
 import resource
@@ -134,6 +135,7 @@ class PodmanDriver:
         socket_dir = parts.folder / "socket"
         for folder in (parts.folder, socket_dir, parts.folder / "task"):
             folder.mkdir()
+            folder.chmod(0o755)  # whatever the umask: the sandbox's uid looks into the last two
         parts.cgroup.make()
         spec = sandbox_spec(
             runtime=sandbox.runtime,
@@ -173,19 +175,22 @@ class PodmanDriver:
         parts.code = code  # from here on, closing it releases the code
 
     def _mounted(self, code: str) -> Path:
-        point = self._code_dir / Path(code).name
+        point = self._code_point(code)
         if code not in self._code_users:
             point.mkdir(exist_ok=True)
             mounts.bind_read_only(Path(code), point)
         self._code_users[code] = self._code_users.get(code, 0) + 1
         return point
 
+    def _code_point(self, code: str) -> Path:
+        return self._code_dir / hashlib.sha256(code.encode()).hexdigest()[:32]
+
     def _unmount_if_unused(self, code: str) -> None:
         users = self._code_users.pop(code, 0) - 1
         if users > 0:
             self._code_users[code] = users
         elif users == 0:
-            point = self._code_dir / Path(code).name
+            point = self._code_point(code)
             mounts.unmount(point)
             with contextlib.suppress(OSError):
                 point.rmdir()
