@@ -101,10 +101,6 @@ def clip(log: str) -> str:
 
 
 def _change(tx: Connection, version_id: str, by: str, **values: Any) -> bool:
-    b = builds.c
-    theirs = and_(
-        b.version_id == clean(version_id),
-        b.builder == clean(by),
-        b.status == BuildStatus.RUNNING.value,
-    )
+    """Only a running build has a builder: finishing and releasing take it away."""
+    theirs = and_(builds.c.version_id == clean(version_id), builds.c.builder == clean(by))
     return tx.execute(update(builds).where(theirs).values(**values)).rowcount == 1

@@ -1,7 +1,7 @@
 """Bringing a database's tables to the state this release expects.
 
-The first process does the work, others wait for it: behind a file lock on SQLite (where even the
-switch to WAL must not happen twice at once), behind an advisory lock on PostgreSQL. Alembic is
+The first process does the work, others wait for it: behind a file lock on SQLite (whose own write
+lock would refuse them after some seconds), behind an advisory lock on PostgreSQL. Alembic is
 loaded only when there is something to do: it would hold 11 MB in every process for ever.
 """
 
@@ -20,6 +20,7 @@ from sqlalchemy import Connection, inspect, text
 from catalog.database import Database
 from core.errors import DiskFull, PartAway, PlatformFault
 from core.limits import CATALOG_MIGRATION_WAIT_S
+from core.settings import Settings
 
 HEAD = "0001"  # the newest revision in catalog/migrations/versions
 SCRIPTS = Path(__file__).parent / "migrations"
@@ -128,3 +129,17 @@ def _switch_to_wal(db: Database) -> None:
 def _postgres_alone(tx: Connection) -> None:
     """Until the end of the transaction."""
     tx.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _POSTGRES_LOCK})
+
+
+def main() -> None:
+    """`python -m catalog.migrate`: in a process of its own, so that Alembic's memory goes with it.
+    The database is that of the settings."""
+    db = Database(Settings.from_env().database)
+    try:
+        migrate(db)
+    finally:
+        db.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -4,12 +4,10 @@ from alembic import context
 
 from catalog.tables import metadata
 
-# SQLite too can take back changes to tables, given a driver that does not commit on its own.
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=metadata,
     render_as_batch=True,
-    transactional_ddl=True,
 )
 with context.begin_transaction():
     context.run_migrations()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import stat
@@ -123,6 +124,19 @@ def test_rebuilding_a_table_deletes_nothing_that_refers_to_it(
     assert catalog.snapshot().versions == ()
 
 
+def test_a_migration_elsewhere_is_waited_for_and_then_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "catalog.db"
+    with closing(Catalog(f"sqlite:///{path}")) as catalog:
+        monkeypatch.setattr("catalog.migrate.CATALOG_MIGRATION_WAIT_S", 0.1)
+        with (path.parent / "catalog.db.lock").open("w") as other:
+            fcntl.flock(other, fcntl.LOCK_EX)
+            with pytest.raises(PartAway, match="still migrating"):
+                catalog.migrate()
+        catalog.migrate()
+
+
 def test_a_database_of_a_newer_release_is_left_alone(catalog: Catalog, hello: Function) -> None:
     with catalog.database.write() as tx:
         tx.execute(text("UPDATE alembic_version SET version_num = '9999'"))
@@ -221,3 +235,12 @@ assert not loaded & {"alembic", "mako"}, loaded
     command = [sys.executable, "-W", "error", "-c", script, url]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
+
+
+def test_a_process_of_its_own_can_migrate(empty_url: str) -> None:
+    command = [sys.executable, "-W", "error", "-m", "catalog.migrate"]
+    environment = {**os.environ, "HEARTH_DATABASE_URL": empty_url}
+    for _ in range(2):
+        subprocess.run(command, env=environment, check=True)
+    with closing(Catalog(empty_url)) as catalog:
+        assert catalog.generation() == 0
