@@ -88,7 +88,7 @@ function answer(number, head, body) {
     const problem = failure("function_error", error, "Runtime.UnmarshalError");
     return wire.send(ERROR, number, problem);
   }
-  const call = { number, http: head.kind === "http", idle: undefined };
+  const call = { number, http: head.kind === "http", idle: undefined, calledBack: false };
   running.set(number, call);
   const context = makeContext(call, head);
   try {
@@ -97,7 +97,7 @@ function answer(number, head, body) {
       result.then((value) => finish(call, value), (error) => fail(call, error));
     } else if (result !== undefined || handler.length < 2) {
       finish(call, result);
-    } else {
+    } else if (!call.calledBack) {
       // It may yet call back; when nothing is left that could, the answer is null, as on AWS.
       whenIdle(call, () => finish(call, null));
     }
@@ -108,6 +108,8 @@ function answer(number, head, body) {
 }
 
 function callBack(call, context, error, value) {
+  if (call.calledBack) return;
+  call.calledBack = true;
   const settle = () => (error ? fail(call, error) : finish(call, value));
   if (context.callbackWaitsForEmptyEventLoop) whenIdle(call, settle);
   else settle();
