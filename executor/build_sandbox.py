@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import resource
+import secrets
+import socket
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,9 +18,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote
 
 from core.errors import BuildFailed, PartAway, SandboxBroken
 from core.limits import (
+    BUILD_CPU_SHARES,
+    BUILD_CPUS_MAX,
     BUILD_NOFILE,
     BUILD_PIDS_MAX,
     BUILD_TMP_MB,
@@ -27,6 +32,7 @@ from core.limits import (
 )
 from executor import netns
 from executor.attachment import attach
+from executor.cgroup import ROOT, SandboxCgroup, is_v2, remove_tree, trees
 from executor.firewall import Endpoint, rules
 
 if TYPE_CHECKING:
@@ -37,7 +43,9 @@ NETWORK = "hearth-build"
 NODE_LABEL, BUILDER_LABEL = "hearth.node", "hearth.builder"
 SOURCE, OUTPUT, CERTIFICATES = "/src", "/out", "/etc/hearth-ca.pem"
 
+_CGROUPS = "/hearth-builds"
 _PODMAN_S = 60.0  # one call of Podman's service; a loaded machine needs seconds
+_GROUP_S = 5.0  # a group that is still busy then is left to the next start of a builder
 _TICK_S = 0.25
 _MEASURE_S = 2.0  # at most this often, and a tenth of the time, the output is measured
 
@@ -94,11 +102,16 @@ class BuildSandbox:
         wanted.output.mkdir(mode=0o700, exist_ok=True)
         os.chown(wanted.output, wanted.uid, wanted.uid)
         watch = _Watch(wanted, tick)
-        with self._podman() as podman, self._container(podman, wanted) as container:
+        with (
+            self._podman() as podman,
+            self._cgroup() as cgroup,
+            self._container(podman, wanted, cgroup.path) as container,
+        ):
             container.init()
-            if wanted.has_network:
-                self._wall(container, wanted)
             assert container.id is not None
+            cgroup.adopt(container.id)
+            if wanted.has_network:
+                _wall(container, wanted)
             with attach(self._service, container.id, _PODMAN_S) as output:
                 container.start()
                 while (chunk := output.read(_TICK_S)) is not None:
@@ -106,6 +119,11 @@ class BuildSandbox:
                         write(chunk)
                     watch()
             status = _wait(container, watch)
+            if status and cgroup.ran_out_of_memory():
+                raise BuildFailed(
+                    f"installing the dependencies ran out of memory ({wanted.memory_mb} MB, "
+                    "HEARTH_BUILD_MEMORY_MB)"
+                )
         watch.measure()
         return status
 
@@ -117,7 +135,11 @@ class BuildSandbox:
             left = [c for c in found if not is_alive((c.labels or {}).get(BUILDER_LABEL, ""))]
             for container in left:
                 _remove(container)
-            return len(left)
+        hierarchies = "" if is_v2() else "*/"
+        for group in ROOT.glob(f"{hierarchies}{_CGROUPS.lstrip('/')}/*"):
+            if group.is_dir() and not is_alive(unquote(group.name.rpartition(".")[0])):
+                remove_tree(group)
+        return len(left)
 
     @contextmanager
     def _podman(self) -> Iterator[PodmanClient]:
@@ -126,30 +148,51 @@ class BuildSandbox:
         from podman.errors import APIError
         from requests.exceptions import RequestException
 
+        self._knock()
         with PodmanClient(base_url=f"unix://{self._service}", timeout=_PODMAN_S) as client:
             try:
                 yield client
+            except APIError as error:  # before the other, which is above it
+                if error.response is not None:
+                    raise SandboxBroken(f"podman: {error.explanation or error}") from error
+                raise PartAway("podman", f"its service does not answer: {error}") from error
             except RequestException as error:
                 raise PartAway("podman", f"its service does not answer: {error}") from error
-            except APIError as error:
-                raise SandboxBroken(f"podman: {error.explanation or error}") from error
+
+    def _knock(self) -> None:
+        """PartAway unless the service listens; podman-py leaves a socket open when it does not."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as knock:
+            knock.settimeout(_PODMAN_S)
+            try:
+                knock.connect(str(self._service))
+            except OSError as error:
+                raise PartAway("podman", f"its service does not answer: {error}") from error
 
     @contextmanager
-    def _container(self, podman: PodmanClient, wanted: Installation) -> Iterator[Container]:
+    def _cgroup(self) -> Iterator[SandboxCgroup]:
+        """The group above the container's: it tells whether memory ran out when the container and
+        its own group are gone. Podman's own word for that is not reliable (4.3 never says it)."""
+        name = f"{quote(self._labels[BUILDER_LABEL], safe='')}.{secrets.token_hex(4)}"
+        group = SandboxCgroup(f"{_CGROUPS}/{name}")
+        group.make()
+        try:
+            yield group
+        finally:
+            group.close()
+            _remove_group(group.path)
+
+    @contextmanager
+    def _container(
+        self, podman: PodmanClient, wanted: Installation, cgroup: str
+    ) -> Iterator[Container]:
         if wanted.has_network:
             _ensure_network(podman)
-        container = podman.containers.create(**arguments(wanted, self._labels, netns.resolvers()))
+        told = arguments(wanted, self._labels, netns.resolvers())
+        container = podman.containers.create(**told, cgroup_parent=cgroup)
         try:
             yield container
         finally:
             _remove(container)
-
-    def _wall(self, container: Container, wanted: Installation) -> None:
-        pid = container.inspect()["State"]["Pid"]
-        walls = rules(
-            allowed=wanted.allowed, resolvers=netns.resolvers(), host=netns.host_addresses()
-        )
-        netns.wall(pid, walls)
 
 
 def arguments(
@@ -185,6 +228,9 @@ def arguments(
         "mem_limit": f"{wanted.memory_mb}m",
         "memswap_limit": f"{wanted.memory_mb}m",
         "pids_limit": BUILD_PIDS_MAX,
+        "cpu_period": 100_000,
+        "cpu_quota": 100_000 * BUILD_CPUS_MAX,
+        "cpu_shares": BUILD_CPU_SHARES,
         "ulimits": _ulimits(),
         "oom_score_adj": 500,  # when the machine runs out, builds go before functions
         "log_config": {"Type": "none"},
@@ -254,9 +300,13 @@ def _wait(container: Container, watch: _Watch) -> int:
             break
         watch()
         time.sleep(_TICK_S)
-    if state.get("OOMKilled"):
-        raise BuildFailed("installing the dependencies ran out of memory (HEARTH_BUILD_MEMORY_MB)")
     return int(state["ExitCode"])
+
+
+def _wall(container: Container, wanted: Installation) -> None:
+    """Before its start, and it cannot be undone from inside."""
+    walls = rules(allowed=wanted.allowed, resolvers=netns.resolvers(), host=netns.host_addresses())
+    netns.wall(container.inspect()["State"]["Pid"], walls)
 
 
 def _ensure_network(podman: PodmanClient) -> None:
@@ -279,6 +329,13 @@ def _remove(container: Container) -> None:
         container.kill("KILL")
     with suppress(NotFound):
         container.remove(force=True, v=True)
+
+
+def _remove_group(path: str) -> None:
+    """Podman's monitor of the container sits in it, and ends a moment after the container."""
+    deadline = time.monotonic() + _GROUP_S
+    while not all(remove_tree(tree) for tree in trees(path)) and time.monotonic() < deadline:
+        time.sleep(0.02)
 
 
 def _bind(source: Path, target: str, *, writable: bool) -> dict[str, Any]:

@@ -124,8 +124,7 @@ class Builder:
         with scratch_dir(self.folder) as work:
             self.store.fetch(object_key(version.function_id, version.archive_digest), work / "code")
             facts = unpack(work / "code", work / "tree")
-            size = facts.unpacked_bytes / 1e3
-            build_log.line(f"code: {len(facts.files)} files, {size:,.1f} kB")
+            build_log.line(f"code: {facts.entries} entries, {facts.unpacked_bytes:,} bytes")
             pulse.check()
             job = Job(version, runtime, work / "tree", work, build_log, pulse)
             dependencies = self.installer.layer(job)

@@ -48,13 +48,11 @@ if [ -d node_modules ]; then mv node_modules /out/layer/; fi
 _SCRIPTS = {
     "pip": ("pip install --requirement requirements.txt", _PIP),
     "npm-ci": ("npm ci --omit=dev", _NPM.format(verb="ci")),
-    "npm-install": ("npm install --omit=dev", _NPM.format(verb="install --install-links")),
+    "npm-install": ("npm install --omit=dev", _NPM.format(verb="install")),
 }
-_COMPILER = re.compile(
-    r"\b(gcc|g\+\+|cc|clang|rustc|cargo|make|cmake|pkg-config)\b.{0,40}"
-    r"(No such file|not found|not installed|failed: No such|can.t be found)",
-    re.IGNORECASE,
-)
+_TOOL = r"\b(?:gcc|g\+\+|cc|clang|rustc|cargo|make|cmake|pkg-config)\b"
+_ABSENT = r"(?:No such file or directory|not found|not installed|can.t be found)"
+_COMPILER = re.compile(rf"{_TOOL}.{{0,60}}{_ABSENT}|{_ABSENT}.{{0,60}}{_TOOL}", re.IGNORECASE)
 _ERROR = re.compile(r"^(ERROR: |error: |npm (?:error|ERR!) )(?P<says>.*\S)")
 
 
@@ -131,7 +129,7 @@ class Installer:
             self._cache.forget(namespace, key)
             return None
         age_s = max(0, int(time.time() - record.at))
-        job.log.line(f"the same as {_age(age_s)} ago: reused")
+        job.log.line(f"the same as installed {_age(age_s)} ago: reused")
         return record
 
     def _bring(self, job: Job, owner: str, digest: str) -> bool:
@@ -283,8 +281,8 @@ def _why(said: str, status: int, log: BuildLog) -> str:
     tool = said.split(maxsplit=1)[0]
     if status == 137:
         return f"installing the dependencies was killed ({tool} needs more memory?)"
-    last = f": {errors[-1]}" if errors and tool == "pip" else f": {errors[0]}" if errors else ""
-    return f"installing the dependencies failed ({tool} exit status {status}){last}"[:500]
+    told = "; ".join(errors[-1:] if tool == "pip" else errors[:2])
+    return f"installing the dependencies failed ({tool} exit status {status}): {told}"[:500]
 
 
 def _age(seconds: int) -> str:
