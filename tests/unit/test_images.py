@@ -37,7 +37,7 @@ def kitchen(tmp_path: Path) -> Kitchen:
 
 @pytest.fixture
 def wheel(tmp_path: Path) -> Wheelwright:
-    """Makes a wheel of two files, one of them a program, and a lock with the hash it is given."""
+    """Makes a wheel of two files, one of them a program, and a lock with the hash it is given (or none)."""
 
     def make(digest: str) -> Wheel:
         path = tmp_path / "wheels" / "thing-1.0-py3-none-any.whl"
@@ -45,7 +45,8 @@ def wheel(tmp_path: Path) -> Wheelwright:
         _write_wheel(path)
         right = hashlib.sha256(path.read_bytes()).hexdigest()
         lock = tmp_path / "thing.lock"
-        lock.write_text(f"thing==1.0 --hash=sha256:{digest or right}\n")
+        proof = f" --hash=sha256:{digest or right}" if digest != "none" else ""
+        lock.write_text(f"thing==1.0{proof}\n")
         parts = {"thing/bin/": "tool/bin/", "thing/lib/": "tool/lib/"}
         return Wheel(lock, parts, {"tool/bin/short": "../lib/data"})
 
@@ -96,11 +97,12 @@ def test_a_wheels_parts_land_with_their_rights_and_one_time_for_all(
     assert list(kitchen.folder.iterdir()) == []
 
 
+@pytest.mark.parametrize("digest", ["0" * 64, "none"])
 def test_a_wheel_that_is_not_the_locked_one_is_refused(
-    kitchen: Kitchen, wheel: Wheelwright, tmp_path: Path
+    kitchen: Kitchen, wheel: Wheelwright, tmp_path: Path, digest: str
 ) -> None:
     with pytest.raises(ImageFailed, match=r"thing\.lock"):
-        images._unpack_wheel(kitchen, wheel("0" * 64), tmp_path / "context")
+        images._unpack_wheel(kitchen, wheel(digest), tmp_path / "context")
     assert not (tmp_path / "context").exists()
 
 
