@@ -29,7 +29,7 @@ from gateway.auth import Caller, Right, authenticate, require
 from gateway.body import ClientGone, read_body
 from gateway.headers import for_function, new_id, trace_parent
 from gateway.peers import Peers
-from gateway.protocol import GONE, HANGUP
+from gateway.protocol import GONE, WAITING
 from gateway.reply import Reply
 from gateway.view import NotInView, Target, View
 
@@ -95,7 +95,7 @@ class Invoke:
     async def _run(self, scope: Scope, version: Version, call: Call) -> Outcome:
         """The invocation. A client that leaves cancels the waiting, not the call: that goes on in
         the executor, within its deadline."""
-        scope[HANGUP] = asyncio.current_task()
+        scope[WAITING] = True
         try:
             return await self._executor.invoke(version, call)
         except asyncio.CancelledError:
@@ -103,7 +103,7 @@ class Invoke:
                 raise ClientGone from None
             raise
         finally:
-            scope[HANGUP] = None
+            scope[WAITING] = False
 
     def _wish(self, scope: Scope) -> Wish:
         """The path, read. It is never decoded as a whole: a function sees it as it was sent."""

@@ -11,7 +11,13 @@ import asyncio
 import json
 from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.types import Send
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from core.errors import CallerError, HeadersTooLarge, RequestInvalid, RequestTimeout
 from core.limits import (
@@ -25,10 +31,11 @@ from core.limits import (
     KEEP_ALIVE_S,
 )
 from gateway.errors import status_of
-from gateway.headers import new_id
+from gateway.headers import HeaderList, new_id
 
-HANGUP = "hearth.hangup"  # in the scope: the task to cancel when this client leaves
-GONE = "hearth.gone"  # in the scope: true once that has happened
+WAITING = "hearth.waiting"  # in the scope: true while the application wants to be cancelled
+GONE = "hearth.gone"  # when the client leaves; and true once that has happened
+WHOLE_BYTES_MAX = 64 * 1024  # of a body that is written together with its head
 _REASONS = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}
 
 
@@ -46,6 +53,7 @@ class Connection(HttpToolsProtocol):
         self.head_bytes = 0  # of the unfinished head, in earlier chunks
         self.chunk_bytes = 0
         self.refusal: CallerError | None = None
+        self.running: tuple[RequestResponseCycle, asyncio.Task[None]] | None = None
         if len(self.connections) > CONNECTIONS_MAX:
             transport.abort()
 
@@ -93,14 +101,30 @@ class Connection(HttpToolsProtocol):
         self.transport.write(head.encode() + body)
         self.transport.close()
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        task = self.loop.create_task(cycle.run_asgi(app))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
+        self.running = cycle, task
+
     def connection_lost(self, exc: Exception | None) -> None:
-        cycle = self.cycle
         super().connection_lost(exc)
-        if cycle is not None and not cycle.response_complete:
-            task = cast("asyncio.Task[None] | None", cycle.scope.get(HANGUP))
-            if task is not None:
-                cast("dict[str, Any]", cycle.scope)[GONE] = True
-                task.cancel()
+        if self.running is None:
+            return
+        (cycle, task), self.running = self.running, None
+        scope = cast("dict[str, Any]", cycle.scope)
+        if not cycle.response_complete and scope.get(WAITING):
+            scope[GONE] = True
+            task.cancel()
+
+    def on_response_complete(self) -> None:
+        """uvicorn's, without a timer to close what stays idle: `sweep` sees to that."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
 
     def shutdown(self) -> None:
         super().shutdown()
@@ -130,8 +154,8 @@ class Connection(HttpToolsProtocol):
         elif self.head_since is not None:
             if now - self.head_since > CLIENT_HEAD_S:
                 self._end_head()
-        elif self.timeout_keep_alive_task is None and now - self.heard_at > KEEP_ALIVE_S:
-            self.transport.close()  # it sent nothing that begins a request
+        elif now - self.heard_at > KEEP_ALIVE_S:
+            self.transport.close()
 
     def _owes_body(self) -> bool:
         """Whether the application may be waiting for bytes that this client does not send."""
@@ -180,6 +204,42 @@ class _Lingers:
             transport.write_eof()
         connection.flow.resume_reading()
         connection.loop.call_later(CLIENT_LINGER_S, transport.abort)
+
+
+async def respond(send: Send, status: int, headers: HeaderList, body: bytes) -> None:
+    """A whole response, in one write if it is small: two cost a system call and a wake-up of the
+    client more, and uvicorn looks at every header with two regular expressions. The headers must
+    be sound, tell the length and not speak of the connection."""
+    cycle = getattr(send, "__self__", None)
+    if (
+        type(cycle) is not RequestResponseCycle
+        or cycle.flow.write_paused
+        or cycle.response_started
+        or len(body) > WHOLE_BYTES_MAX
+    ):
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+    elif not cycle.disconnected:
+        _write_whole(cycle, status, headers, body)
+
+
+def _write_whole(
+    cycle: RequestResponseCycle, status: int, headers: HeaderList, body: bytes
+) -> None:
+    """What uvicorn's cycle does for the two messages of a response."""
+    lines = [b": ".join(header) for header in (*cycle.default_headers, *headers)]
+    if not cycle.keep_alive:
+        lines.append(b"connection: close")
+    head = STATUS_LINE[status] + b"\r\n".join(lines)
+    assert head.count(b"\n") == len(lines), "a header with a line break"
+    sent = b"" if cycle.scope["method"] == "HEAD" else body
+    cycle.response_started = cycle.response_complete = True
+    cycle.waiting_for_100_continue = False
+    cycle.transport.write(head + b"\r\n\r\n" + sent)
+    cycle.message_event.set()
+    if not cycle.keep_alive:
+        cycle.transport.close()
+    cycle.on_response()
 
 
 def sweep(connections: set[Any], now: float) -> None:

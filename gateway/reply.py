@@ -12,6 +12,7 @@ from core.errors import FunctionFault, HearthError, RequestInvalid, ResponseInva
 from executor.call import Failure, Outcome, Timing
 from gateway.errors import error_body, error_headers, status_of
 from gateway.headers import HeaderList, for_client, has_much_body, request_id
+from gateway.protocol import respond
 from gateway.view import Target
 
 _BODYLESS = frozenset({204, 304})
@@ -45,7 +46,8 @@ class Reply:
             await self.refuse(_as_error(outcome.failure, kind), facts)
         elif kind == "event":
             length = b"%d" % len(outcome.body)
-            await self._write(200, [_JSON, (b"content-length", length), *facts], outcome.body)
+            headers = [_JSON, (b"content-length", length), *facts]
+            await respond(self._send, 200, headers, outcome.body)
         else:
             await self._respond(outcome, facts)
 
@@ -60,7 +62,8 @@ class Reply:
         headers += [fact for fact in known if fact[0] != b"x-request-id"]
         if not self.body_read and status != 413 and has_much_body(self._head):
             headers.append((b"connection", b"close"))
-        await self._write(status, headers, body)
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": body})
 
     async def _respond(self, outcome: Outcome, facts: HeaderList) -> None:
         """The HTTP response that the function made."""
@@ -69,11 +72,7 @@ class Reply:
             body = b""
         elif body or self._method != "HEAD":  # an empty answer to HEAD does not tell a length
             headers.append((b"content-length", b"%d" % len(body)))
-        await self._write(outcome.status, headers + facts, body)
-
-    async def _write(self, status: int, headers: HeaderList, body: bytes) -> None:
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
-        await self._send({"type": "http.response.body", "body": body})
+        await respond(self._send, outcome.status, headers + facts, body)
 
     def _facts(self) -> HeaderList:
         facts: HeaderList = [

@@ -13,7 +13,7 @@ from core.errors import RequestInvalid, VersionNotFound
 from core.model import Version
 from gateway.answers import Page, VersionOut, answer
 from gateway.ask import Ask, make_cursor
-from gateway.protocol import HANGUP
+from gateway.protocol import WAITING
 from storage.scratch import scratch_dir
 from storage.store import object_key
 
@@ -105,7 +105,7 @@ class _Archive(Response):
         with self._file:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             left = 0 if scope["method"] == "HEAD" else self._size
-            scope[HANGUP] = asyncio.current_task()
+            scope[WAITING] = True
             while left > 0:
                 chunk = await asyncio.to_thread(self._file.read, min(CHUNK_BYTES, left))
                 left -= len(chunk)
