@@ -39,6 +39,8 @@ class Client:
             headers=headers,
             timeout=httpx.Timeout(ANSWER_S, connect=CONNECT_S),
             transport=transport,
+            # Reading the machine's certificates takes longer than most calls: only for https.
+            verify=connection.url.startswith("https:"),
             # A proxy of the environment has no business between us and this machine.
             trust_env=not connection.is_loopback,
         )
@@ -195,6 +197,8 @@ def error_of(answer: httpx.Response, connection: Connection) -> CliError:
         details = {"code": "unexpected_answer"}
         message = f"{connection.url} answered {status} and said: {answer.text[:200]!r}"
     code = str(details.get("code", ""))
+    if is_function_fault(code) and details.get("type"):
+        message = f"{details['type']}: {message}"
     hint = _hint(status, code, connection, details)
     return CliError(message, exit_code=_exit_code(status, code), hint=hint, **details)
 
@@ -219,6 +223,8 @@ def _hint(status: int, code: str, connection: Connection, details: Mapping[str, 
         return connection.key_hint or "the key was not accepted: check HEARTH_KEY"
     if status == 403:
         return "this key may not do that; hearth keys create makes another"
+    if is_function_fault(code):
+        return "hearth logs NAME shows what it printed before"
     if code == "function_not_found":
         return "hearth list shows what is there"
     if status in (429, 503):
