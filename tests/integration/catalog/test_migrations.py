@@ -22,7 +22,6 @@ from catalog.database import Database
 from catalog.migrate import HEAD, SCRIPTS, revision, run_scripts
 from catalog.tables import metadata
 from core.errors import PartAway, PlatformFault
-from core.model import Function
 from core.settings import SettingsInvalid
 from tests.fixtures.postgres import PostgresServer
 from tests.integration.catalog.make import active
@@ -101,8 +100,10 @@ def test_migrating_again_changes_nothing(empty_url: str) -> None:
 
 
 def test_a_migration_that_fails_leaves_everything_as_it_was(
-    catalog: Catalog, hello: Function, tmp_path: Path
+    own_catalog: Catalog, tmp_path: Path
 ) -> None:
+    catalog = own_catalog
+    hello = catalog.ensure_function("default", "hello", must_be_new=True)
     scripts = scripts_with(tmp_path, BROKEN)
     with pytest.raises(PlatformFault), catalog.database.migration() as tx:
         run_scripts(tx, scripts)
@@ -113,8 +114,10 @@ def test_a_migration_that_fails_leaves_everything_as_it_was(
 
 
 def test_rebuilding_a_table_deletes_nothing_that_refers_to_it(
-    catalog: Catalog, hello: Function, tmp_path: Path
+    own_catalog: Catalog, tmp_path: Path
 ) -> None:
+    catalog = own_catalog
+    hello = catalog.ensure_function("default", "hello", must_be_new=True)
     version = active(catalog, hello)
     with catalog.database.migration() as tx:
         run_scripts(tx, scripts_with(tmp_path, REBUILDS))
@@ -137,7 +140,9 @@ def test_a_migration_elsewhere_is_waited_for_and_then_told(
         catalog.migrate()
 
 
-def test_a_database_of_a_newer_release_is_left_alone(catalog: Catalog, hello: Function) -> None:
+def test_a_database_of_a_newer_release_is_left_alone(own_catalog: Catalog) -> None:
+    catalog = own_catalog
+    hello = catalog.ensure_function("default", "hello", must_be_new=True)
     with catalog.database.write() as tx:
         tx.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(PlatformFault, match="newer Hearth"):

@@ -231,8 +231,8 @@ def test_any_sequence_leaves_what_a_simple_model_expects(sqlite_template: Path) 
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=60,
-            stateful_step_count=40,
+            max_examples=40,
+            stateful_step_count=30,
             deadline=None,
             derandomize=True,
             suppress_health_check=list(HealthCheck),
