@@ -3,62 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from cli.main import app
-from tests.fixtures.scripted_gateway import Answer, ScriptedGateway, scripted_gateway
+from tests.fixtures.scripted_gateway import (
+    Answer,
+    Hearth,
+    ScriptedGateway,
+    error,
+    hearth,
+    page,
+    scripted_gateway,
+    version,
+)
 
-__all__ = ["scripted_gateway"]  # pytest finds the fixture by its name here
-
-Hearth = Callable[..., Result]
-RAN = {"X-Hearth-Invocation-Id": "i1", "X-Hearth-Version": "3", "X-Cold-Start": "false"}
-TIMED = {"Server-Timing": "queue;dur=0.10, boot;dur=0.00, init;dur=0.00, handler;dur=1.50"}
-
-
-@pytest.fixture
-def hearth(
-    scripted_gateway: ScriptedGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Hearth:
-    """Runs a command line against the scripted gateway, in an empty directory."""
-    monkeypatch.chdir(tmp_path)
-    env = {"HEARTH_URL": scripted_gateway.url, "HEARTH_KEY": "hk_test", "HEARTH_DATA_DIR": None}
-
-    def run(*arguments: str, stdin: bytes | None = None, **more: str) -> Result:
-        return CliRunner().invoke(app, arguments, input=stdin, env={**env, **more})
-
-    return run
-
-
-def version(number: int, status: str = "active", **more: Any) -> dict[str, Any]:
-    """A version as the gateway describes it."""
-    return {
-        "id": f"v_{number}",
-        "namespace": "default",
-        "name": "hello",
-        "version": number,
-        "status": status,
-        "error": None,
-        "config": {"runtime": "python3.13", "memory_mb": 128},
-        "archive": {"sha256": "00", "bytes": 10},
-        "created_at": "2026-01-01T00:00:00Z",
-        **more,
-    }
-
-
-def error(status: int, code: str, message: str = "no", **more: Any) -> Answer:
-    """An error answer."""
-    body = {"error": {"code": code, "message": message, "request_id": "r1", **more}}
-    return Answer(status, body)
-
-
-def page(*items: Mapping[str, Any], following: str | None = None) -> Answer:
-    """One page of a list."""
-    return Answer(200, {"items": list(items), "next": following})
+__all__ = ["hearth", "scripted_gateway"]  # pytest finds fixtures by their names here
 
 
 # --- how commands end ---
@@ -285,92 +245,6 @@ def test_a_single_file_is_sent_under_its_own_name(
     body = scripted_gateway.asked[0].body
     assert b'filename="My_Tool.mjs"' in body
     assert json.loads(part(body, "config")) == {"runtime": "node"}
-
-
-# --- invoking ---
-
-
-def invocable(gateway: ScriptedGateway, answer: Answer, path: str) -> None:
-    """A function that answers so."""
-    gateway.on("POST", path, answer)
-    gateway.on("GET", path, answer)
-
-
-EVENT_PATH, HTTP_PATH = "/v1/functions/hello/invocations", "/function/hello/"
-
-
-def test_json_is_the_event_and_stdout_is_the_answer_alone(
-    hearth: Hearth, scripted_gateway: ScriptedGateway
-) -> None:
-    answer = Answer(200, b'{"a":1}', {**RAN, **TIMED})
-    invocable(scripted_gateway, answer, EVENT_PATH)
-    result = hearth("invoke", "hello", "--data", '{"x": 1}')
-    assert result.exit_code == 0
-    assert result.stdout == '{"a":1}'
-    assert "200" in result.stderr
-    assert "handler 1.5" in result.stderr
-    assert scripted_gateway.asked[0].body == b'{"x": 1}'
-
-
-def test_a_binary_answer_is_passed_on_byte_for_byte(
-    hearth: Hearth, scripted_gateway: ScriptedGateway, tmp_path: Path
-) -> None:
-    data = bytes(range(256))
-    headers = {**RAN, "Content-Type": "image/jpeg"}
-    invocable(scripted_gateway, Answer(200, data, headers), HTTP_PATH)
-    (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8photo")
-    result = hearth("invoke", "hello", "--file", "photo.jpg")
-    assert result.stdout_bytes == data
-    asked = scripted_gateway.asked[0]
-    assert (asked.headers["content-type"], asked.body) == ("image/jpeg", b"\xff\xd8photo")
-    hearth("invoke", "hello", "--file", "photo.jpg", "--output", "small.jpg")
-    assert (tmp_path / "small.jpg").read_bytes() == data
-
-
-def test_the_functions_error_shows_type_and_trace_and_ends_with_one(
-    hearth: Hearth, scripted_gateway: ScriptedGateway
-) -> None:
-    fault = error(
-        502, "function_error", "no gold", type="ValueError", trace=["Traceback …", "  line 3"]
-    )
-    fault.headers = RAN
-    invocable(scripted_gateway, fault, EVENT_PATH)
-    result = hearth("invoke", "hello", "--data", "{}")
-    assert result.exit_code == 1
-    assert "ValueError: no gold" in result.stderr
-    assert "line 3" in result.stderr
-    assert not result.stdout
-
-
-def test_a_functions_own_error_status_is_shown_and_ends_with_one(
-    hearth: Hearth, scripted_gateway: ScriptedGateway
-) -> None:
-    invocable(scripted_gateway, Answer(404, {"error": "no order"}, RAN), HTTP_PATH)
-    result = hearth("invoke", "hello", "--path", "/")
-    assert result.exit_code == 1
-    assert json.loads(result.stdout) == {"error": "no order"}
-
-
-def test_the_platforms_refusal_of_an_invocation_is_not_taken_for_an_answer(
-    hearth: Hearth, scripted_gateway: ScriptedGateway
-) -> None:
-    refused = error(429, "concurrency_reached", "10 run already")
-    refused.headers = {"X-Hearth-Invocation-Id": "i1", "X-Hearth-Version": "3"}
-    invocable(scripted_gateway, refused, HTTP_PATH)
-    result = hearth("invoke", "hello", "--path", "/")
-    assert result.exit_code == 4
-    assert "10 run already" in result.stderr
-    assert not result.stdout
-
-
-def test_invoke_with_json_tells_everything(
-    hearth: Hearth, scripted_gateway: ScriptedGateway
-) -> None:
-    invocable(scripted_gateway, Answer(200, {"a": 1}, {**RAN, **TIMED}), EVENT_PATH)
-    said = json.loads(hearth("invoke", "hello", "--data", "{}", "--json").stdout)
-    assert (said["status"], said["result"], said["version"]) == (200, {"a": 1}, "3")
-    assert said["timing_ms"]["handler"] == 1.5
-    assert said["cold_start"] is False
 
 
 # --- changing ---
