@@ -37,7 +37,7 @@ def kitchen(tmp_path: Path) -> Kitchen:
 
 @pytest.fixture
 def wheel(tmp_path: Path) -> Wheelwright:
-    """Makes a wheel of two files, one of them a program, and a lock with the hash it is given (or none)."""
+    """Makes a wheel of two files and a lock with the hash it is given, or with none."""
 
     def make(digest: str) -> Wheel:
         path = tmp_path / "wheels" / "thing-1.0-py3-none-any.whl"
