@@ -82,6 +82,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def open_kitchen(settings: Settings) -> Kitchen:
     """The kitchen of this data directory; its containers.conf is made if it is not there."""
+    if os.geteuid() != 0:
+        raise ImageFailed("sandboxes run from root's images: run this as root or with sudo")
     environ = dict(os.environ)
     conf = settings.data_dir / "containers.conf"
     if "CONTAINERS_CONF" not in environ:

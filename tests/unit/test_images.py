@@ -147,6 +147,14 @@ def test_a_setting_names_the_base_of_its_own_runtime_alone() -> None:
     assert bases["python3.13"] == book.BASE_IMAGE
 
 
+def test_whoever_is_not_root_is_told_so_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert images.main(["list"]) == 1
+    assert "sudo" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("argv", [["bake"], [], ["build", "--fast"]])
 def test_a_command_nobody_knows_is_a_usage_error(argv: list[str]) -> None:
     with pytest.raises(SystemExit) as left:
