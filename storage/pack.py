@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -24,12 +25,12 @@ _GZIP_WBITS = 31
 
 
 def wrap_single(name: str, data: bytes, to: Path) -> None:
-    """Write a tar.gz holding one file called `name` in its root. DiskFull."""
+    """Write a tar.gz holding one file called `name` in its root to `to`, a new file. DiskFull."""
     path = clean_path(name.encode())
     if "/" in path or not path:
         refuse(name, "a single file goes into the archive's root")
     gzip = zlib.compressobj(6, zlib.DEFLATED, _GZIP_WBITS)
-    with room(str(to.parent)), to.open("xb") as file:
+    with _new_file(to) as file:
         file.write(gzip.compress(_header(path, len(data), 0o644)))
         file.write(gzip.compress(data))
         file.write(gzip.compress(bytes(-len(data) % _BLOCK) + _END))
@@ -42,17 +43,27 @@ def pack_tree(root: Path, to: Path) -> str:
     Follows no link out of or inside the tree, and keeps to the rules that `unpack` checks, so that
     what is packed can be unpacked: ArchiveInvalid, ArchiveTooLarge, DiskFull. Only names, content,
     execute bits and links count; `to` is gone after an error."""
-    with room(str(to.parent)), to.open("xb") as file:
+    with _new_file(to) as file:
+        packer = _Packer(_Hashing(file))
+        descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            packer = _Packer(_Hashing(file))
-            descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                packer.add_directory(descriptor, "")
-            finally:
-                os.close(descriptor)
-            return packer.finish()
+            packer.add_directory(descriptor, "")
+        finally:
+            os.close(descriptor)
+        return packer.finish()
+
+
+@contextlib.contextmanager
+def _new_file(to: Path) -> Iterator[BinaryIO]:
+    """A file that stays only if the block ends well."""
+    with room(str(to.parent)):
+        try:
+            with to.open("xb") as file:
+                yield file
+        except FileExistsError:
+            raise
         except BaseException:
-            to.unlink()
+            to.unlink(missing_ok=True)
             raise
 
 

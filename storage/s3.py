@@ -55,8 +55,10 @@ class S3Store:
         self._bucket = settings.s3_bucket
         self._where = f"{settings.s3_endpoint or 'S3'}, bucket {settings.s3_bucket}"
         with self._translated():
-            self._s3 = _client(settings, attempts=S3_ATTEMPTS_MAX)
-            self._probe = _client(settings, attempts=1)  # a ping is asked again soon anyway
+            session = boto3.session.Session()
+            self._s3 = _client(session, settings, attempts=S3_ATTEMPTS_MAX)
+            # A ping is asked again soon anyway.
+            self._probe = _client(session, settings, attempts=1)
 
     def put(self, key: str, path: Path) -> None:
         """See ObjectStore. An object of another size is replaced."""
@@ -160,7 +162,7 @@ class S3Store:
         return PartAway(PART, f"{self._where}: {message}")
 
 
-def _client(settings: Settings, *, attempts: int) -> S3Client:
+def _client(session: boto3.session.Session, settings: Settings, *, attempts: int) -> S3Client:
     """A thread-safe client. Nothing is contacted until it is used."""
     credentials: dict[str, Any] = {}
     if settings.s3_key_id:
@@ -181,7 +183,7 @@ def _client(settings: Settings, *, attempts: int) -> S3Client:
             "payload_signing_enabled": True,
         },
     )
-    return boto3.session.Session().client(
+    return session.client(
         "s3",
         region_name=settings.s3_region,
         endpoint_url=settings.s3_endpoint or None,

@@ -126,6 +126,8 @@ def test_single_file_becomes_an_archive_of_one_file(tmp_path: Path) -> None:
     code = b"def handler(event, context):\n    return event\n" * 30
     for name in ("a", "b"):
         wrap_single("main.py", code, tmp_path / name)
+    with pytest.raises(FileExistsError):
+        wrap_single("main.py", b"other", tmp_path / "b")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     facts = scan(tmp_path / "a")
     assert (facts.kind, facts.files, facts.unpacked_bytes) == ("tar.gz", ("main.py",), len(code))
