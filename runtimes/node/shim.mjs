@@ -7,7 +7,7 @@ import { randomBytes } from "node:crypto";
 import { inspect } from "node:util";
 import { failure } from "./errors.mjs";
 import { Invalid, encode, httpResponse, parseEvent } from "./http.mjs";
-import { HandlerNotFound, TASK, applyEnvironment, findHandler } from "./loading.mjs";
+import { HandlerNotFound, TASK, applyEnvironment, boundHeap, findHandler } from "./loading.mjs";
 import { exitAtOnce, replaceOutput } from "./output.mjs";
 import * as frames from "./wire.mjs";
 
@@ -48,6 +48,7 @@ function receive(kind, number, head, body) {
 
 async function init(head) {
   applyEnvironment(head);
+  boundHeap(head.memory_mb);
   process.chdir(TASK);
   const found = await findHandler(head.handler);
   const stream = new Date().toISOString().slice(0, 10).replaceAll("-", "/");

@@ -34,6 +34,7 @@ HELLO, READY, INIT_ERROR, RESULT, ERROR = 16, 17, 18, 19, 20
 HEADER = struct.Struct(">IBII")  # length, type, call, head_length
 OVERHEAD_BYTES = 9  # of the header, counted by length
 HEAD_BYTES_MAX = 128 * 1024
+HEADER_CHARS_FINE = 4 * 1024  # fewer cannot exceed a head, whatever JSON makes of them
 BUFFER_BYTES = 64 * 1024
 MESSAGE_CHARS_MAX = 16 * 1024
 TRACE_FRAMES_MAX = 60
@@ -146,7 +147,7 @@ def serve(wire: Wire, function: Function | None) -> NoReturn:
             broken(f"frame of type {kind} where CALL belongs")
         try:
             event = parse_event(head, body, function.context.function_name)
-        except ValueError as error:
+        except Exception as error:  # not JSON, too deep, too large: never the end of the sandbox
             problem = failure("function_error", error, "Runtime.UnmarshalError")
             answer: Answer = (ERROR, problem, b"")
         else:
@@ -354,7 +355,8 @@ class Function:
         if len(body) > self.result_bytes_max:
             message = f"the response has {len(body)} bytes; {self.result_bytes_max} are allowed"
             raise Invalid(message, "Function.ResponseSizeTooLarge")
-        if head and len(dumps(head).encode()) > HEAD_BYTES_MAX:
+        chars = sum(len(name) + len(value) for name, value in head.get("headers", ()))
+        if chars > HEADER_CHARS_FINE and len(dumps(head).encode()) > HEAD_BYTES_MAX:
             raise Invalid("the response's headers are too large", "Function.ResponseSizeTooLarge")
 
 
@@ -366,10 +368,15 @@ def plain(value: Any) -> Any:
     raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
+def no_constant(name: str) -> NoReturn:
+    """Refuse what Python reads and writes although JSON lacks it."""
+    raise ValueError(f"{name} is not JSON")
+
+
 dumps = json.JSONEncoder(
     ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=plain
 ).encode
-loads = json.JSONDecoder().decode
+loads = json.JSONDecoder(parse_constant=no_constant).decode
 
 
 def encode(result: Any) -> bytes:
@@ -433,7 +440,7 @@ MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", 
 
 
 def parse_event(head: dict[str, Any], body: memoryview, function_name: str) -> Any:
-    """What the handler gets; ValueError when an event is not JSON."""
+    """What the handler gets. Raises when an event is not JSON, or nested beyond all use."""
     if head["kind"] == "http":
         return http_event(head, body, function_name)
     return loads(str(body, "utf-8")) if body else {}

@@ -94,10 +94,16 @@ def test_a_result_over_the_limit_is_an_error_that_names_both_sizes(cases: Sandbo
     assert cases.call({"do": "echo", "value": "still here"}).result == "still here"
 
 
-@pytest.mark.parametrize("body", [b"{", b"\xff\xfe", b'{"a": NaN}x', b"\x00"])
+@pytest.mark.parametrize("body", [b"{", b"\xff\xfe", b"[NaN]", b"-Infinity", b"\x00"])
 def test_an_event_that_is_not_json_is_that_calls_error(cases: Sandbox, body: bytes) -> None:
     answer = cases.call_raw(body)
     assert (answer.kind, answer.head["type"]) == (ERROR, "Runtime.UnmarshalError")
+    assert cases.call({"do": "echo", "value": 1}).result == 1
+
+
+def test_an_event_nested_too_deep_does_not_end_the_sandbox(cases: Sandbox) -> None:
+    value = b"[" * 100_000 + b"]" * 100_000
+    assert cases.call_raw(b'{"do": "echo", "value": ' + value + b"}").kind in (ERROR, RESULT)
     assert cases.call({"do": "echo", "value": 1}).result == 1
 
 

@@ -173,7 +173,7 @@ class Sandbox:
             path.chmod(0o755 if path.is_dir() else 0o644)
         options = {"name": self.name, "network": "none", "user": "200001:200001"}
         options |= {"cap-drop": "all", "security-opt": "no-new-privileges", "log-driver": "none"}
-        options |= {"pids-limit": "64", "memory": "256m", "env": "INHERITED=yes"}
+        options |= {"pids-limit": "64", "memory": "2g", "env": "INHERITED=yes"}
         mounts = {self.folder: "/run/hearth", self.task: "/var/task", shims: IMAGE_SHIMS}
         return [
             *("podman", "run", "--rm", "--read-only", "--tmpfs", "/tmp:size=64m,mode=1777"),
