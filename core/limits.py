@@ -12,7 +12,8 @@ JSON_BODY_BYTES_MAX = 1 * MIB
 INLINE_CODE_BYTES_MAX = 512 * KIB
 REQUEST_ID_LENGTH_MAX = 128
 HEADER_COUNT_MAX = 100
-HEADERS_BYTES_MAX = 64 * KIB
+HEADERS_BYTES_MAX = 16 * KIB  # of a request's head; Node's own limit too
+HOST_LENGTH_MAX = 300
 CLIENT_BODY_IDLE_S = 20.0  # a client that sends nothing for this long is answered 408
 CLIENT_HEAD_S = 20.0  # for the whole head of a request, from its first byte
 CLIENT_READ_IDLE_S = 60.0  # a client that takes nothing of its answer for this long is cut off
@@ -127,6 +128,9 @@ S3_PART_BYTES = 8 * MIB  # larger objects are sent in parts of this size
 S3_PARTS_AT_ONCE = 4
 
 # How limits relate
+# A byte of a header may take six in the JSON of a frame's head, and the host stands in it twice.
+assert 6 * (HEADERS_BYTES_MAX + HOST_LENGTH_MAX) + 16 * HEADER_COUNT_MAX < FRAME_HEAD_BYTES_MAX
+assert ENV_BYTES_MAX + 16 * KIB < FRAME_HEAD_BYTES_MAX
 assert LOG_INVOCATION_BYTES_MAX >= LOG_LINE_BYTES_MAX
 assert BUILD_STALE_S > 3 * BUILD_HEARTBEAT_S
 assert BUILD_LOG_BYTES_MAX > BUILD_LOG_TAIL_BYTES

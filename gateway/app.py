@@ -22,7 +22,7 @@ from gateway.changes import Changes
 from gateway.code import Code
 from gateway.health import Health, in_thread
 from gateway.internal import Internal
-from gateway.invoke import EVENT_PREFIX, EVENT_SUFFIX, HTTP_PREFIX, Invoke
+from gateway.invoke import ASYNC_PREFIX, EVENT_PREFIX, EVENT_SUFFIX, HTTP_PREFIX, Invoke
 from gateway.keys import ensure_admin_key
 from gateway.logs import LogFiles
 from gateway.manage import Manage
@@ -58,7 +58,7 @@ class Edge:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path: bytes = scope["raw_path"]
-        if path.startswith(HTTP_PREFIX) or (
+        if path.startswith((HTTP_PREFIX, ASYNC_PREFIX)) or (
             path.endswith(EVENT_SUFFIX)
             and path.startswith(EVENT_PREFIX)
             and scope["method"] == "POST"

@@ -111,6 +111,8 @@ class Invoke:
         if raw.startswith(HTTP_PREFIX):
             segment, _, rest = raw[len(HTTP_PREFIX) :].partition(b"/")
             return Wish("http", self._parse(segment), "/" + rest.decode("latin-1"))
+        if raw.startswith(ASYNC_PREFIX):
+            raise _unavailable("async", "asynchronous invocation")
         ref = self._parse(raw[len(EVENT_PREFIX) : -len(EVENT_SUFFIX)])
         if scope["query_string"]:
             ref = with_query(ref, scope["query_string"])

@@ -5,6 +5,7 @@ Strict: an unknown field, a wrong type or a value out of range is a 422 that nam
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
@@ -67,8 +68,8 @@ def _env(env: dict[str, str]) -> dict[str, str]:
             raise ValueError(f"the value of {name} holds a NUL")
         if "${secrets." in value:
             raise ValueError(f"{name} refers to a secret: this release has none yet")
-    if sum(len(name) + len(value.encode()) for name, value in env.items()) > ENV_BYTES_MAX:
-        raise ValueError(f"names and values together may hold {ENV_BYTES_MAX} bytes")
+    if len(json.dumps(env)) > ENV_BYTES_MAX:
+        raise ValueError(f"names and values together may hold {ENV_BYTES_MAX} bytes of JSON")
     return env
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
 
+from core.errors import RequestInvalid
+from core.limits import HOST_LENGTH_MAX
 from core.settings import SettingsInvalid
 
 
@@ -32,7 +34,7 @@ class Peers:
             raise SettingsInvalid(f"HEARTH_TRUSTED_PROXIES: {error}") from None
 
     def origin(self, scope: Mapping[str, Any], head: Mapping[bytes, bytes]) -> Origin:
-        """The client of a request whose headers are `head`."""
+        """The client of a request whose headers are `head`. RequestInvalid."""
         client = scope.get("client")
         ip = client[0] if client else ""
         proto = scope.get("scheme") or "http"
@@ -44,6 +46,8 @@ class Peers:
             ip = self._client_of(chain)
             proto = "https" if head.get(b"x-forwarded-proto", b"").lower() == b"https" else proto
             host = head.get(b"x-forwarded-host", b"").decode("latin-1") or host
+        if len(host) > HOST_LENGTH_MAX:
+            raise RequestInvalid(f"the host is over {HOST_LENGTH_MAX} characters")
         port = host.rpartition(":")[2]
         if not port.isdigit():
             port = "443" if proto == "https" else "80"

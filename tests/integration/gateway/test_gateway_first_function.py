@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-
-from tests.integration.gateway.conftest import Node, packed
+from tests.integration.gateway.conftest import Node
 
 
 async def test_a_function_is_deployed_and_answers(node: Node) -> None:
