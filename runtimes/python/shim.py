@@ -75,7 +75,7 @@ def main() -> None:
 
 def connect(path: str) -> socket.socket:
     """The connection to the executor, whose first byte brings our descriptors 1 and 2."""
-    os.set_inheritable(spare := os.open(os.devnull, os.O_RDWR), True)
+    spare = os.open(os.devnull, os.O_RDWR)
     while spare < 2:  # started with a closed 0, 1 or 2: the wire must not take its number
         spare = os.dup(spare)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -314,6 +314,7 @@ class Function:
         self.handler = handler
         self.result_bytes_max: int = config["payload_bytes_max"]
         self.loop: asyncio.AbstractEventLoop | None = None
+        self.process = os.getpid()
         name, version = config["function"], str(config["version"])
         stream = time.strftime("%Y/%m/%d/", time.gmtime()) + f"[{version}]{os.urandom(16).hex()}"
         facts = {
@@ -333,6 +334,8 @@ class Function:
             if hasattr(type(result), "__await__"):
                 result = self.finish(result)
         except BaseException as error:  # SystemExit too: the sandbox stays usable
+            if os.getpid() != self.process:
+                raise  # in a forked child: it ends as any Python program does
             return ERROR, failure("function_error", error), b""
         try:
             answer = http_response(result) if head["kind"] == "http" else ({}, encode(result))
@@ -651,7 +654,10 @@ class Wire:
             bigger[:held] = self.view[self.start : self.end]
             self.use(bigger, held)
         while self.end - self.start < wanted:
-            count = self.sock.recv_into(self.view[self.end :])
+            try:
+                count = self.sock.recv_into(self.view[self.end :])
+            except OSError:
+                count = 0
             if not count:
                 os._exit(0)
             self.end += count
@@ -676,11 +682,14 @@ class Wire:
         if len(text) > HEAD_BYTES_MAX:
             text = smaller(head)
         header = HEADER.pack(OVERHEAD_BYTES + len(text) + len(body), kind, call, len(text))
-        if len(body) < BUFFER_BYTES:
-            self.sock.sendall(header + text + body)
-        else:  # without a copy of the body
-            self.sock.sendall(header + text)
-            self.sock.sendall(body)
+        try:
+            if len(body) < BUFFER_BYTES:
+                self.sock.sendall(header + text + body)
+            else:  # without a copy of the body
+                self.sock.sendall(header + text)
+                self.sock.sendall(body)
+        except OSError:  # the executor is gone, or this is a forked child that came back here
+            os._exit(0)
 
     def close(self) -> None:
         """Close this process's copy of the connection."""

@@ -162,11 +162,9 @@ def test_frames_may_arrive_byte_by_byte(boot: Boot, runtime: Runtime) -> None:
             "node": "export const handler = (event) => event;",
         }[runtime.short]
     )
-    for byte in sandbox.init_frame():
-        sandbox.send(bytes([byte]))
+    sandbox.send_torn(sandbox.init_frame())
     assert sandbox.receive().kind == READY
-    for byte in sandbox.call_frame("event", b'"torn"'):
-        sandbox.send(bytes([byte]))
+    sandbox.send_torn(sandbox.call_frame("event", b'"torn"'))
     assert sandbox.receive().result == "torn"
 
 

@@ -216,14 +216,19 @@ def test_streams_imported_by_name_are_the_same(boot: Boot) -> None:
     assert sandbox.output().startswith(b"ab\n")
 
 
-def test_a_subprocess_that_shares_the_pipe_does_not_cut_output(boot: Boot) -> None:
+def test_a_subprocess_that_makes_the_pipe_non_blocking_does_not_cut_output(boot: Boot) -> None:
     sandbox = ready(
         boot,
-        "import { spawnSync } from 'node:child_process';\nexport const handler = () => {\n"
-        "  spawnSync(process.execPath, ['-e', 'process.stdout.write(\"child\\\\n\")'],"
-        " { stdio: 'inherit' });\n  console.log('x'.repeat(1e6));\n};\n",
+        "import { spawn } from 'node:child_process';\nimport { once } from 'node:events';\n"
+        "export const handler = async () => {\n"
+        '  const code = \'process.stdout.write("child\\\\n");'
+        ' process.stderr.write("ready"); setInterval(() => {}, 1e6)\';\n'
+        "  const stdio = ['ignore', 'inherit', 'pipe'];\n"
+        "  const child = spawn(process.execPath, ['-e', code], { stdio });\n"
+        "  await once(child.stderr, 'data');\n  console.log('x'.repeat(1e6));\n"
+        "  child.kill();\n  await once(child, 'exit');\n};\n",
     )
-    sandbox.call(1)
+    assert sandbox.call(1).result is None
     assert sandbox.output() == b"child\n" + b"x" * 1_000_000 + b"\n"
 
 

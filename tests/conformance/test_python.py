@@ -117,16 +117,16 @@ def test_a_forked_child_does_not_hold_the_wire(boot: Boot) -> None:
     assert sandbox.ends() == 9
 
 
-def test_a_forked_child_that_returns_sends_no_answer(boot: Boot) -> None:
+def test_a_forked_child_ends_as_any_program_and_sends_no_answer(boot: Boot) -> None:
     sandbox = ready(
         boot,
-        "import os, sys\ndef handler(event, context):\n"
-        "    child = os.fork()\n    if event and child == 0: sys.exit(3)\n"
-        "    if child == 0: return 'child'\n"
-        "    return os.waitpid(child, 0)[0] == child\n",
+        "import os, sys\nways = {'exit': lambda: sys.exit(3), 'raise': lambda: 1 / 0,"
+        " 'return': lambda: 'child'}\n"
+        "def handler(event, context):\n"
+        "    child = os.fork()\n    if child == 0: return ways[event]()\n"
+        "    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])\n",
     )
-    for number in (0, 1, 0):
-        assert sandbox.call(number).result is True
+    assert [sandbox.call(way).result for way in ("exit", "raise", "return")] == [3, 1, 0]
     assert not sandbox.received
 
 

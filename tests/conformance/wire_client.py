@@ -6,6 +6,7 @@ It has a codec of its own on purpose: a mistake in the executor's must not hide 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import json
 import os
@@ -16,6 +17,7 @@ import socket
 import struct
 import subprocess
 import tempfile
+import termios
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -248,6 +250,13 @@ class Sandbox:
     def send(self, data: bytes) -> None:
         """Bytes to the shim; meanwhile nothing is read, so a test must not overfill both ways."""
         self.wire.sendall(data)
+
+    def send_torn(self, data: bytes) -> None:
+        """Byte by byte, each only after the shim has read the one before."""
+        for byte in data:
+            self.wire.sendall(bytes([byte]))
+            while any(fcntl.ioctl(self.wire, termios.TIOCOUTQ, bytes(4))):
+                time.sleep(0)
 
     # --- the protocol's verbs ---
 
