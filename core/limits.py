@@ -68,6 +68,7 @@ SANDBOX_TMP_MB = 64
 SANDBOX_NOFILE = 1024
 BOOTS_AT_ONCE_MAX = 4  # Podman starts about ten a second whatever is asked of it
 SEAT_WAIT_S = 10.0  # how long an invocation waits for a seat before 503
+SEAT_WAIT_FAIR_S = 1.0  # after this another function's seat ends for it when its call does
 TICKETS_PER_FUNCTION_MAX = 1000
 
 # Builds

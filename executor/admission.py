@@ -4,11 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from types import TracebackType
 
 from core.errors import ConcurrencyReached, NodeDraining, NodeFull
 from core.model import Version
+
+
+class Place:
+    """One admitted invocation: `with` gives it back, unless its call outlives whoever waited."""
+
+    __slots__ = ("_admission", "_function_id", "_is_lent")
+
+    def __init__(self, admission: Admission, function_id: str) -> None:
+        self._admission = admission
+        self._function_id = function_id
+        self._is_lent = False
+
+    def __enter__(self) -> Place:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not self._is_lent:
+            self._admission.leave(self._function_id)
+
+    def keep_until(self, told: Callable[[Callable[[], None]], None]) -> None:
+        """Hold the place beyond the `with`, until the function given to `told` is called."""
+        self._is_lent = True
+        told(lambda: self._admission.leave(self._function_id))
 
 
 class Admission:
@@ -20,9 +48,8 @@ class Admission:
         self._total = 0
         self._closed: asyncio.Event | None = None  # once closed: set when the last one left
 
-    @contextmanager
-    def admit(self, version: Version) -> Iterator[None]:
-        """Hold a place. ConcurrencyReached (429), NodeFull or NodeDraining (503)."""
+    def admit(self, version: Version) -> Place:
+        """A place, to be used by `with`. ConcurrencyReached (429), NodeFull, NodeDraining (503)."""
         function_id = version.function_id
         running = self._running.get(function_id, 0)
         if self._closed is not None:
@@ -39,17 +66,18 @@ class Admission:
             raise NodeFull(text, retry_after_s=1)
         self._running[function_id] = running + 1
         self._total += 1
-        try:
-            yield
-        finally:
-            self._total -= 1
-            if self._closed is not None and not self._total:
-                self._closed.set()
-            left = self._running[function_id] - 1
-            if left:
-                self._running[function_id] = left
-            else:
-                del self._running[function_id]
+        return Place(self, function_id)
+
+    def leave(self, function_id: str) -> None:
+        """One invocation less. Called by its place, once."""
+        self._total -= 1
+        left = self._running[function_id] - 1
+        if left:
+            self._running[function_id] = left
+        else:
+            del self._running[function_id]
+        if self._closed is not None and not self._total:
+            self._closed.set()
 
     async def close(self, wait_s: float) -> None:
         """Admit nothing more and wait, at most so long, until the last one has left."""

@@ -1,14 +1,14 @@
 """The control groups of one sandbox, written directly: limits, out-of-memory, the end of it all.
 
-A node's sandboxes share the parent `/hearth-<tag>`; each has a group of its own below it, and
-Podman puts the container (libpod-<id>) and its conmon under that. Both cgroup versions; on v1 each
-controller is a tree of its own.
+A node's sandboxes share the parent `/hearth-<tag>`; each has a group of its own below it, in which
+Podman puts the container (libpod-<id>) and nothing else. Limits are set on our group and not on the
+container's, so that it is ours to remove: what it tells outlives the container. Both cgroup
+versions; on v1 each controller is a tree of its own.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import signal
 from collections.abc import Iterator
@@ -17,6 +17,7 @@ from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
 _CONTROLLERS_V1 = ("memory", "cpu", "pids", "freezer")
+_CONTROLLERS_V2 = "+memory +cpu +pids"
 _PERIOD_US = 100_000
 
 
@@ -52,87 +53,89 @@ def limit_writes(limits: Limits, *, v2: bool) -> list[tuple[str, str, str]]:
 
 
 class SandboxCgroup:
-    """The group of one sandbox. `container` is set once Podman has made the container."""
+    """The group of one sandbox. Close it, or its descriptor is a leak."""
 
-    __slots__ = ("_container", "_oom_control", "_oom_event", "_parts", "_root", "_v2", "path")
+    __slots__ = ("_oom_event", "_oom_seen", "_root", "_v2", "path")
 
     def __init__(self, path: str, root: Path = ROOT) -> None:
         self.path = path  # "/hearth-<tag>/<sandbox id>", as Podman's cgroup parent takes it
         self._root = root
         self._v2 = is_v2(root)
-        self._parts = ("",) if self._v2 else _CONTROLLERS_V1
-        self._container = ""
-        self._oom_event = self._oom_control = -1
+        self._oom_event = -1
+        self._oom_seen = False
 
     def make(self) -> None:
-        """Make the empty groups that the container will be put under."""
-        for part in self._parts:
-            self._folder(part).mkdir(parents=True, exist_ok=True)
-
-    def adopt(self, container_id: str) -> None:
-        """Podman has made the container: watch it for running out of memory."""
-        self._container = f"libpod-{container_id}"
+        """Make the empty groups that the container will be put under, and watch their memory."""
         if self._v2:
+            self._folder("").mkdir(parents=True, exist_ok=True)
+            for folder in (self._root, self._folder("").parent):
+                # Refused where somebody has done it already in another way; `limit` would tell.
+                with contextlib.suppress(OSError):
+                    (folder / "cgroup.subtree_control").write_text(_CONTROLLERS_V2)
             return
-        # v1 counts kills in the container's own group, which may be removed before we look. An
-        # eventfd outlives it: it is signalled once for each OOM and once for the removal.
-        folder = self._folder("memory") / self._container
-        self._oom_control = os.open(folder / "memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
+        for part in _CONTROLLERS_V1:
+            self._folder(part).mkdir(parents=True, exist_ok=True)
+        # v1 counts kills in the group of who was killed, the container's, which Podman removes
+        # within milliseconds. The group whose limit was reached gets its events before the kill.
         self._oom_event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        control = folder / "cgroup.event_control"
-        control.write_text(f"{self._oom_event} {self._oom_control}")
+        folder = self._folder("memory")
+        with (folder / "memory.oom_control").open() as control:
+            text = f"{self._oom_event} {control.fileno()}"
+            (folder / "cgroup.event_control").write_text(text)
 
     def limit(self, limits: Limits) -> None:
-        """Set the version's limits on the container. OSError when it is gone."""
+        """Set a version's limits. OSError when the group is gone."""
         for part, file, value in limit_writes(limits, v2=self._v2):
             try:
-                (self._folder(part) / self._container / file).write_text(value)
+                _write(self._folder(part) / file, value)
             except FileNotFoundError:
                 if "memsw" not in file and "swap" not in file:  # a kernel without swap accounting
                     raise
 
     def ran_out_of_memory(self) -> bool:
-        """Whether the kernel killed something in it for want of memory. Also after the end."""
+        """Whether the kernel killed something in it for want of memory. Also after the end of the
+        container, until `close`; the answer is there before the killed process is gone."""
         if self._v2:
-            return self._count(self._folder("") / "memory.events", "oom_kill") > 0
-        if self._oom_event < 0:
-            return False
-        try:
-            os.lseek(self._oom_control, 0, os.SEEK_SET)
-            text = os.read(self._oom_control, 4096).decode()
-            return "oom_kill " in text and int(text.split("oom_kill ")[1].split()[0]) > 0
-        except OSError as error:
-            if error.errno != errno.ENODEV:
-                raise
-        try:
-            return os.eventfd_read(self._oom_event) > 1  # one of them was the removal
-        except BlockingIOError:
-            return False
+            return _count(self._folder("") / "memory.events", "oom_kill") > 0
+        if self._oom_event >= 0:
+            with contextlib.suppress(BlockingIOError):
+                self._oom_seen |= os.eventfd_read(self._oom_event) > 0
+        return self._oom_seen
 
     def close(self) -> None:
-        """Give the descriptors back."""
-        for fd in (self._oom_control, self._oom_event):
-            if fd >= 0:
-                os.close(fd)
-        self._oom_control = self._oom_event = -1
+        """Give the descriptor back. Any number of times."""
+        if self._oom_event >= 0:
+            os.close(self._oom_event)
+        self._oom_event = -1
 
     def remove(self) -> bool:
         """Remove the groups; False while something still lives in them."""
-        return all(remove_tree(self._folder(part)) for part in self._parts)
+        left = [tree for tree in trees(self.path, self._root) if not remove_tree(tree)]
+        return not left
 
     def _folder(self, part: str) -> Path:
         return self._root / part / self.path.lstrip("/")
 
-    def _count(self, file: Path, word: str) -> int:
-        try:
-            text = file.read_text()
-        except OSError:
-            return 0
-        for line in text.splitlines():
-            key, _, value = line.partition(" ")
-            if key == word:
-                return int(value)
+
+def _write(file: Path, value: str) -> None:
+    # Not Path.write_text: a file of a group is never made or cut off.
+    fd = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, value.encode())
+    finally:
+        os.close(fd)
+
+
+def _count(file: Path, word: str) -> int:
+    try:
+        text = file.read_text()
+    except OSError:
         return 0
+    for line in text.splitlines():
+        key, _, value = line.partition(" ")
+        if key == word:
+            return int(value)
+    return 0
 
 
 def remove_tree(folder: Path) -> bool:
@@ -163,7 +166,9 @@ def processes(path: str, root: Path = ROOT) -> Iterator[int]:
         for inner, _, _ in os.walk(tree):
             with contextlib.suppress(OSError):
                 text = (Path(inner) / "cgroup.procs").read_text()
-                yield from (int(line) for line in text.split())
+                # 0 stands for a process that this pid namespace cannot name; to signal 0 would
+                # be to signal ourselves.
+                yield from (int(line) for line in text.split() if int(line) > 0)
 
 
 def thaw(path: str, root: Path = ROOT) -> None:
@@ -171,10 +176,8 @@ def thaw(path: str, root: Path = ROOT) -> None:
     for tree in trees(path, root):
         for inner, _, _ in os.walk(tree):
             for file, value in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
-                target = Path(inner) / file
-                if target.exists():
-                    with contextlib.suppress(OSError):
-                        target.write_text(value)
+                with contextlib.suppress(OSError):
+                    _write(Path(inner) / file, value)
 
 
 def kill(path: str, root: Path = ROOT) -> int:

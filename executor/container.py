@@ -16,14 +16,27 @@ NODE_LABEL = "hearth.node"
 _SHM_BYTES = 8 * MIB
 
 
+def container_name(tag: str, sandbox_id: str) -> str:
+    """What Podman calls a sandbox's container."""
+    return f"hearth-{tag}-{sandbox_id}"
+
+
 def sandbox_spec(
-    *, runtime: Runtime, sandbox_id: str, tag: str, cgroup: str, uid: int, folder: Path, nofile: int
+    *,
+    runtime: Runtime,
+    sandbox_id: str,
+    tag: str,
+    cgroup: str,
+    uid: int,
+    folder: Path,
+    hosts: Path,
+    nofile: int,
 ) -> dict[str, Any]:
     """A hardened container that waits for a bind: no network, nothing writable but /tmp, no
     capabilities, an id of its own. `nofile` is the caller's own hard limit: a container may not
     raise it where root lacks CAP_SYS_RESOURCE."""
     return {
-        "name": f"hearth-{tag}-{sandbox_id}",
+        "name": container_name(tag, sandbox_id),
         "image": runtime.image,
         "command": list(runtime.command),
         "labels": {NODE_LABEL: tag},
@@ -32,13 +45,18 @@ def sandbox_spec(
         "httpproxy": False,
         "user": f"{uid}:{uid}",
         "netns": {"nsmode": "none"},
+        # Podman's own would tell the names and addresses in the host's /etc/hosts.
+        "use_image_hosts": True,
+        "use_image_resolve_conf": True,
         "cap_drop": ["ALL"],
         "no_new_privileges": True,
         "read_only_filesystem": True,
         "image_volume_mode": "ignore",
-        "mounts": _mounts(folder),
+        "mounts": _mounts(folder, hosts),
         "shm_size": _SHM_BYTES,
         "cgroup_parent": cgroup,
+        # conmon, and the Podman it starts to clean up, must not run within the function's limits.
+        "cgroups_mode": "no-conmon",
         "resource_limits": {"pids": {"limit": SANDBOX_PIDS_MAX}},
         "r_limits": [
             _rlimit("nofile", min(nofile, SANDBOX_NOFILE)),
@@ -53,7 +71,7 @@ def sandbox_spec(
     }
 
 
-def _mounts(folder: Path) -> list[dict[str, Any]]:
+def _mounts(folder: Path, hosts: Path) -> list[dict[str, Any]]:
     return [
         {
             "type": "bind",
@@ -66,6 +84,12 @@ def _mounts(folder: Path) -> list[dict[str, Any]]:
             "source": str(folder / "task"),
             "destination": "/var/task",
             "options": ["rbind", "rslave", "ro", "nosuid", "nodev"],
+        },
+        {
+            "type": "bind",
+            "source": str(hosts),
+            "destination": "/etc/hosts",
+            "options": ["bind", "ro", "nosuid", "nodev", "noexec"],
         },
         {
             "type": "tmpfs",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import time
 from contextlib import AsyncExitStack
@@ -14,7 +15,9 @@ from core.settings import Settings
 from executor.admission import Admission
 from executor.call import Call, CodeProvider, LogSink, Outcome, PoolStats
 from executor.driver import Driver
-from executor.pool import Pool, Seat
+from executor.pool import Pool
+from executor.seats import Seat
+from executor.starter import Starter
 from executor.stems import Stems
 from runtimes.registry import RUNTIMES
 
@@ -31,14 +34,14 @@ class Executor:
         self._driver = driver
         self._admission = Admission(settings.invocations_max)
         self._stems = Stems(driver, settings.stems)
-        self._pool = Pool(
+        starter = Starter(
             driver=driver,
             stems=self._stems,
             code=code,
             logs=logs,
-            memory_budget_mb=settings.memory_budget_mb or _machine_share_mb(),
             payload_bytes_max=settings.payload_bytes_max,
         )
+        self._pool = Pool(starter, settings.memory_budget_mb or _machine_share_mb())
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -63,10 +66,15 @@ class Executor:
         Raises ConcurrencyReached, NodeFull, NodeDraining, FunctionTimeout, FunctionCrashed,
         FunctionOutOfMemory, FunctionInitFailed, ResponseInvalid, SandboxBroken, PartAway."""
         started = time.perf_counter()
-        with self._admission.admit(version):
+        with self._admission.admit(version) as place:
             async with self._pool.lease(version) as seat:
                 leased = time.perf_counter()
-                outcome = await seat.sandbox.call(call)
+                try:
+                    outcome = await seat.sandbox.call(call)
+                except asyncio.CancelledError:
+                    # Whoever leaves does not make room for one more: the call goes on.
+                    place.keep_until(seat.sandbox.when_quiet)
+                    raise
                 return _told(outcome, seat, (leased - started) * 1000)
 
     async def check(self, version: Version) -> None:
@@ -88,7 +96,7 @@ class Executor:
 
     def stats(self) -> PoolStats:
         """Counts of this moment."""
-        return self._pool.stats()
+        return dataclasses.replace(self._pool.stats(), stems=self._stems.count())
 
 
 def _told(outcome: Outcome, seat: Seat, waited_ms: float) -> Outcome:

@@ -11,19 +11,26 @@ import signal
 import sys
 
 from core.settings import Settings
-from executor.cleanup import clear
+from executor import cleanup
+
+_DYING_S = 10.0  # how long a killed gateway may take to let go of its run directory
 
 
 def main() -> None:
     """Wait for the end of standard input, then clear."""
-    # Ctrl-C reaches the whole foreground group; our moment comes only after the gateway's.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # What ends the whole foreground group must not end us: our moment comes after the gateway's.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     run_dir = Settings.from_env().run_dir
     while os.read(0, 4096):
         pass
-    for line in clear(run_dir):
+    try:
+        held = cleanup.hold(run_dir, _DYING_S)
+    except cleanup.RunDirTaken:
+        return  # the next gateway was quicker, and has cleared by itself
+    for line in cleanup.clear(run_dir):
         sys.stderr.write(f"guard: {line}\n")
+    cleanup.release(held)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import contextlib
 import os
 import socket
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 from core.errors import SandboxBroken
@@ -31,10 +32,13 @@ def listen(folder: Path) -> socket.socket:
     return listener
 
 
-async def introduce(sandbox: Sandbox, listener: socket.socket, folder: Path) -> int:
+async def introduce(
+    sandbox: Sandbox, listener: socket.socket, folder: Path, adopt: Callable[[int], None]
+) -> None:
     """Accept the one connection, close the listener, hand over the pipes, wait for HELLO.
 
-    Returns the process id of the shim as this host sees it. SandboxBroken when nobody comes."""
+    `adopt` is told the process id of the shim, as this host sees it, before the shim may go on.
+    SandboxBroken when nobody comes."""
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(HELLO_TIMEOUT_S):
@@ -47,9 +51,8 @@ async def introduce(sandbox: Sandbox, listener: socket.socket, folder: Path) -> 
             (folder / SOCKET_NAME).unlink()
     try:
         connected.setblocking(False)
-        pid, _, _ = struct.unpack(
-            "3i", connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-        )
+        peer = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        adopt(struct.unpack("3i", peer)[0])
         await sandbox.meet(connected, _hand_over_pipes(connected))
     except OSError as error:
         connected.close()
@@ -57,21 +60,20 @@ async def introduce(sandbox: Sandbox, listener: socket.socket, folder: Path) -> 
     except BaseException:
         connected.close()
         raise
-    return int(pid)
 
 
 def _hand_over_pipes(connected: socket.socket) -> tuple[int, int]:
     """Send the write ends of two fresh pipes; the read ends are the caller's."""
-    out_read, out_write = os.pipe2(os.O_CLOEXEC)
-    err_read, err_write = os.pipe2(os.O_CLOEXEC)
+    fds: list[int] = []
     try:
-        rights = array.array("i", (out_write, err_write))
+        for _ in range(2):
+            fds += os.pipe2(os.O_CLOEXEC)
+        rights = array.array("i", (fds[1], fds[3]))
         connected.sendmsg([b"H"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
     except BaseException:
-        os.close(out_read)
-        os.close(err_read)
+        for fd in fds:
+            os.close(fd)
         raise
-    finally:
-        os.close(out_write)
-        os.close(err_write)
-    return out_read, err_read
+    os.close(fds[1])
+    os.close(fds[3])
+    return fds[0], fds[2]

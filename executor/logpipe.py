@@ -25,18 +25,21 @@ Emit = Callable[[str | None, Stream, list[str]], None]
 
 _WINDOW_S = 0.1
 _PIPE_BYTES = 64 * 1024  # the kernel's default: what a drain may find at most
+_LINE_COST_BYTES = 32  # a line costs more to keep than its bytes: a flood of empty ones is a flood
 
 
 class Journal:
     """Whose lines these are, and how many bytes of them are kept."""
 
-    __slots__ = ("_dropped", "_emit", "_kept", "invocation_id")
+    __slots__ = ("_dropped", "_emit", "_kept", "_read", "_since", "invocation_id")
 
     def __init__(self, emit: Emit) -> None:
         self._emit = emit
         self.invocation_id: str | None = None
         self._kept = 0
         self._dropped = 0
+        self._since = 0.0  # the window in which `_read` bytes were read
+        self._read = 0
 
     def turn_to(self, invocation_id: str | None) -> None:
         """Lines from here on belong to another invocation; says what the last one lost."""
@@ -58,22 +61,30 @@ class Journal:
     def keep(self, stream: Stream, raw_lines: list[bytes]) -> None:
         """Pass lines on while there is room for them."""
         lines: list[str] = []
-        for raw in raw_lines:
+        for at, raw in enumerate(raw_lines):
             if self.is_full:
-                self._dropped += len(raw)
-                continue
+                self._dropped += sum(map(len, raw_lines[at:]))
+                break
             shown = raw[:LOG_LINE_BYTES_MAX]
             self._dropped += len(raw) - len(shown)
-            self._kept += len(shown) + 1
+            self._kept += len(shown) + _LINE_COST_BYTES
             lines.append(shown.decode("utf-8", "backslashreplace").replace("\x00", "\\x00"))
         if lines:
             self._emit(self.invocation_id, stream, lines)
+
+    def is_flooded(self, size: int) -> bool:
+        """Count bytes just read; whether that was more than a sandbox may write in a window."""
+        now = time.monotonic()
+        if now - self._since > _WINDOW_S:
+            self._since, self._read = now, 0
+        self._read += size
+        return self._read > LOG_SEAT_BYTES_PER_S * _WINDOW_S
 
 
 class LogPipe:
     """The read end of one pipe, on the running loop. Close it, or it is a leak."""
 
-    __slots__ = ("_bytes", "_fd", "_journal", "_loop", "_partial", "_resume", "_since", "_stream")
+    __slots__ = ("_fd", "_journal", "_loop", "_partial", "_resume", "_stream")
 
     def __init__(self, fd: int, stream: Stream, journal: Journal) -> None:
         os.set_blocking(fd, False)
@@ -82,8 +93,6 @@ class LogPipe:
         self._journal = journal
         self._loop = asyncio.get_running_loop()
         self._partial = b""
-        self._since = 0.0
-        self._bytes = 0
         self._resume: asyncio.TimerHandle | None = None
         self._loop.add_reader(fd, self._on_readable)
 
@@ -110,6 +119,7 @@ class LogPipe:
     def _forget(self) -> None:
         if self._resume is not None:
             self._resume.cancel()
+            self._resume = None
         if self._fd >= 0:
             self._loop.remove_reader(self._fd)
             with contextlib.suppress(OSError):
@@ -121,11 +131,7 @@ class LogPipe:
         if size == 0:  # every writer is gone
             self.close()
             return
-        now = time.monotonic()
-        if now - self._since > _WINDOW_S:
-            self._since, self._bytes = now, 0
-        self._bytes += max(size, 0)
-        if self._bytes > LOG_SEAT_BYTES_PER_S * _WINDOW_S:
+        if self._journal.is_flooded(max(size, 0)):
             # The pipe fills up and the function's write waits: the flood pays for itself.
             self._loop.remove_reader(self._fd)
             self._resume = self._loop.call_at(self._loop.time() + _WINDOW_S, self._go_on)

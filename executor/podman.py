@@ -1,57 +1,59 @@
 """The Podman driver: hardened containers, made through podman-py on the node's private socket.
 
-Podman is asked to create, start and (rarely) remove; everything quicker than that (limits, mounts,
-killing) is written directly. Measured: create 10 ms, start 65 ms, HELLO 16 ms after that.
+Podman is asked to create and start; everything quicker than that (limits, mounts, killing) is
+written directly. Measured: create 10 ms, start 65 ms, HELLO 16 ms after that.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-import json
+import logging
 import os
 import resource
 import secrets
 import shutil
 import signal
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-import requests
-from podman import PodmanClient
-from podman.errors import PodmanError
-
-from core.errors import FunctionOutOfMemory, HearthError, PartAway, SandboxBroken
-from core.limits import BOOTS_AT_ONCE_MAX, MIB
+from core.errors import FunctionOutOfMemory, HearthError, NodeDraining, SandboxBroken
+from core.limits import MIB
 from core.model import Version
 from core.settings import Settings
-from executor import cleanup, handshake, mounts
+from executor import cgroup, cleanup, handshake, mounts
 from executor.cgroup import Limits, SandboxCgroup
-from executor.container import sandbox_spec
+from executor.container import container_name, sandbox_spec
+from executor.patience import ended, to_the_end
+from executor.podman_api import PodmanApi
 from executor.sandbox import Sandbox
 from runtimes.registry import Runtime
 
-_REMOVAL_ROUNDS_MAX = 250
+log = logging.getLogger("hearth.executor")
+
+_TAKE_OVER_S = 30.0  # an earlier life of this node, or its guard, may still be clearing
+_REMOVAL_S = 10.0  # conmon has Podman remove a container whose process ended
+_REMOVAL_ROUNDS_MAX = 50
 _REMOVAL_ROUND_S = 0.02
+_HOSTS = "127.0.0.1\tlocalhost sandbox\n::1\tlocalhost\n"
 
 
 @dataclass(eq=False, slots=True)
 class _Parts:
     """What a sandbox holds of the host, given back when it is closed."""
 
-    folder: Path
+    sandbox: Sandbox
     uid: int
     cgroup: SandboxCgroup
-    pidfd: int = -1
+    making: asyncio.Future[None] | None = None  # while Podman makes the container
+    shim: int = -1  # pidfd of the container's first process
+    conmon: int = -1  # pidfd of its parent, which ends once the container is removed
     code: str = ""
-    closing: asyncio.Task[None] | None = field(default=None)
+    closing: asyncio.Task[None] | None = None
 
 
 class PodmanDriver:
@@ -61,22 +63,23 @@ class PodmanDriver:
         self._settings = settings
         self._release_code = release_code
         self._tag = cleanup.node_tag(settings.run_dir)
-        self._sandboxes_dir = settings.run_dir / "sandboxes"
-        self._code_dir = settings.run_dir / "code"
+        self._sandboxes_dir = settings.run_dir / cleanup.SANDBOXES
+        self._hosts = self._sandboxes_dir / "hosts"
+        self._codes = mounts.CodeMounts(settings.run_dir / cleanup.CODE)
         self._parts: dict[str, _Parts] = {}
         self._uids_used: set[int] = set()
         self._next_uid = 0
-        self._code_users: dict[str, int] = {}
-        self._threads = ThreadPoolExecutor(BOOTS_AT_ONCE_MAX, thread_name_prefix="podman")
-        self._local = threading.local()
+        self._podman = PodmanApi(settings.podman_socket)
         self._nofile = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        self._held = -1  # the run directory's lock
+        self._is_open = True
 
     async def __aenter__(self) -> Self:
-        await asyncio.to_thread(cleanup.clear, self._settings.run_dir)
-        self._settings.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._sandboxes_dir.mkdir(mode=0o700)
-        self._code_dir.mkdir(mode=0o700)
-        mounts.make_shared(self._sandboxes_dir)
+        try:
+            await to_the_end(asyncio.ensure_future(asyncio.to_thread(self._occupy)))
+        except BaseException:
+            await to_the_end(asyncio.ensure_future(asyncio.to_thread(self._vacate)))
+            raise
         return self
 
     async def __aexit__(
@@ -85,55 +88,70 @@ class PodmanDriver:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        closing = asyncio.ensure_future(self._close_all())
-        cancelled: asyncio.CancelledError | None = None
-        while not closing.done():
-            try:
-                await asyncio.shield(closing)
-            except asyncio.CancelledError as again:  # leaving goes on: a leak would outlive us
-                cancelled = again
-        if cancelled is not None:
-            raise cancelled
+        await to_the_end(asyncio.ensure_future(self._close_all()))
+
+    def _occupy(self) -> None:
+        run_dir = self._settings.run_dir
+        try:
+            self._held = cleanup.hold(run_dir, _TAKE_OVER_S)
+            for line in cleanup.clear(run_dir):
+                log.warning("left by an earlier life of this node: %s", line)
+            self._sandboxes_dir.mkdir(mode=0o700)
+            (run_dir / cleanup.CODE).mkdir(mode=0o700)
+            mounts.make_shared(self._sandboxes_dir)
+            self._hosts.write_text(_HOSTS)
+            self._hosts.chmod(0o644)
+        except cleanup.RunDirTaken as error:
+            raise SandboxBroken(str(error)) from error
+        except OSError as error:
+            raise SandboxBroken(f"no sandboxes can be made in {run_dir}: {error}") from error
+
+    def _vacate(self) -> None:
+        self._podman.close()
+        if self._held >= 0:
+            for line in cleanup.clear(self._settings.run_dir):
+                log.debug("clearing: %s", line)
+            cleanup.release(self._held)
 
     async def _close_all(self) -> None:
+        self._is_open = False
         for parts in list(self._parts.values()):
-            self._begin_close(parts)
+            self.close(parts.sandbox)
         await asyncio.gather(*[p.closing for p in self._parts.values() if p.closing])
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        await asyncio.to_thread(cleanup.clear, self._settings.run_dir)
+        await asyncio.to_thread(self._vacate)
 
     # --- boot ------------------------------------------------------------------------------------
 
     async def boot(self, runtime: Runtime, network: str) -> Sandbox:
         """A stem. See the interface."""
+        if not self._is_open:
+            raise NodeDraining("this node is shutting down", retry_after_s=1)
         sandbox_id = secrets.token_hex(6)
-        parts = _Parts(
-            folder=self._sandboxes_dir / sandbox_id,
-            uid=self._take_uid(),
-            cgroup=SandboxCgroup(f"/hearth-{self._tag}/{sandbox_id}"),
-        )
-        self._parts[sandbox_id] = parts
         sandbox = Sandbox(
             id=sandbox_id,
             runtime=runtime,
             network=network,
-            folder=parts.folder,
+            folder=self._sandboxes_dir / sandbox_id,
             body_bytes_max=self._settings.payload_bytes_max,
         )
-        sandbox.why_died = lambda: _out_of_memory(sandbox, parts)
+        group = SandboxCgroup(f"{cleanup.group_of(self._settings.run_dir)}/{sandbox_id}")
+        parts = self._parts[sandbox_id] = _Parts(sandbox, self._take_uid(), group)
+        sandbox.why_died = lambda: _out_of_memory(sandbox, group)
+        started = time.perf_counter()
         try:
-            started = time.perf_counter()
-            await self._boot(sandbox, parts)
-            sandbox.timing.boot_ms = (time.perf_counter() - started) * 1000
-        except BaseException:
-            sandbox.hang_up()
-            self._begin_close(parts)
+            await self._boot(parts)
+        except BaseException as error:
+            self.close(sandbox)
+            if isinstance(error, OSError):
+                raise SandboxBroken(f"a sandbox could not be made: {error}") from error
             raise
+        sandbox.timing.boot_ms = (time.perf_counter() - started) * 1000
         return sandbox
 
-    async def _boot(self, sandbox: Sandbox, parts: _Parts) -> None:
-        socket_dir = parts.folder / "socket"
-        for folder in (parts.folder, socket_dir, parts.folder / "task"):
+    async def _boot(self, parts: _Parts) -> None:
+        sandbox = parts.sandbox
+        socket_dir = sandbox.folder / "socket"
+        for folder in (sandbox.folder, socket_dir, sandbox.folder / "task"):
             folder.mkdir()
             folder.chmod(0o755)  # whatever the umask: the sandbox's uid looks into the last two
         parts.cgroup.make()
@@ -143,147 +161,85 @@ class PodmanDriver:
             tag=self._tag,
             cgroup=parts.cgroup.path,
             uid=parts.uid,
-            folder=parts.folder,
+            folder=sandbox.folder,
+            hosts=self._hosts,
             nofile=self._nofile,
         )
         listener = handshake.listen(socket_dir)
         try:
-            container_id = await self._in_thread(self._create, spec)
-            await self._in_thread(self._start, container_id)
-            parts.cgroup.adopt(container_id)
+            parts.making = asyncio.ensure_future(self._podman.run(spec))
+            await _carried(parts.making)
         except BaseException:
             listener.close()
             raise
-        pid = await handshake.introduce(sandbox, listener, socket_dir)
-        parts.pidfd = os.pidfd_open(pid)
+        await handshake.introduce(sandbox, listener, socket_dir, lambda pid: _adopt(parts, pid))
 
     # --- bind ------------------------------------------------------------------------------------
 
     async def bind(self, sandbox: Sandbox, version: Version, code: str) -> None:
         """Code and limits. See the interface; takes about 0.2 ms."""
-        parts = self._parts[sandbox.id]
+        parts = self._parts.get(sandbox.id)
+        if parts is None or parts.closing is not None:
+            raise SandboxBroken("a sandbox ended before it was bound")
         try:
             parts.cgroup.limit(Limits(version.config.memory_mb * MIB, version.config.cpus))
-            point = self._mounted(code)
-            try:
-                mounts.bind(point, parts.folder / "task")
-            except OSError:
-                self._unmount_if_unused(code)
-                raise
+            self._codes.show(code, sandbox.folder / "task")
         except OSError as error:
             raise SandboxBroken(f"a sandbox could not be bound: {error}") from error
         parts.code = code  # from here on, closing it releases the code
-
-    def _mounted(self, code: str) -> Path:
-        point = self._code_point(code)
-        if code not in self._code_users:
-            point.mkdir(exist_ok=True)
-            mounts.bind_read_only(Path(code), point)
-        self._code_users[code] = self._code_users.get(code, 0) + 1
-        return point
-
-    def _code_point(self, code: str) -> Path:
-        return self._code_dir / hashlib.sha256(code.encode()).hexdigest()[:32]
-
-    def _unmount_if_unused(self, code: str) -> None:
-        users = self._code_users.pop(code, 0) - 1
-        if users > 0:
-            self._code_users[code] = users
-        elif users == 0:
-            point = self._code_point(code)
-            mounts.unmount(point)
-            with contextlib.suppress(OSError):
-                point.rmdir()
 
     # --- close -----------------------------------------------------------------------------------
 
     def close(self, sandbox: Sandbox) -> None:
         """Kill at once; what takes longer goes on behind. See the interface."""
         sandbox.hang_up()
-        if parts := self._parts.get(sandbox.id):
-            self._begin_close(parts)
-
-    def _begin_close(self, parts: _Parts) -> None:
-        if parts.closing is None:
-            if parts.pidfd >= 0:
-                # The shim is process 1 of its namespace: with it the kernel kills all the others.
-                with contextlib.suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(parts.pidfd, signal.SIGKILL)
-            parts.closing = asyncio.ensure_future(self._close(parts))
+        parts = self._parts.get(sandbox.id)
+        if parts is None or parts.closing is not None:
+            return
+        if parts.shim >= 0:
+            # It is process 1 of its namespace: with it the kernel kills all the others.
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(parts.shim, signal.SIGKILL)
+        parts.closing = asyncio.ensure_future(self._close(parts))
 
     async def _close(self, parts: _Parts) -> None:
-        if parts.pidfd < 0:  # never met: Podman may have made a container nobody lives in
+        is_gone = False
+        try:
+            if parts.making is not None:
+                await asyncio.wait([parts.making])
+            if parts.code:
+                self._codes.hide(parts.code, parts.sandbox.folder / "task")
+                self._release_code(parts.code)
+            is_gone = await self._remove(parts)
+            await asyncio.to_thread(shutil.rmtree, parts.sandbox.folder, ignore_errors=True)
+        except Exception:  # nobody waits for this but the driver's end, which clears what is left
+            log.exception("%r could not be closed", parts.sandbox)
+        parts.cgroup.close()
+        for fd in (parts.shim, parts.conmon):
+            if fd >= 0:
+                os.close(fd)
+        if is_gone:
+            self._uids_used.discard(parts.uid)
+        else:  # an id is never given to a second sandbox while the first may live
+            log.error("%r is not gone; its user id %d stays reserved", parts.sandbox, parts.uid)
+        self._parts.pop(parts.sandbox.id, None)
+
+    async def _remove(self, parts: _Parts) -> bool:
+        """See container and groups go, or make them; whether they did."""
+        if parts.conmon < 0 or not await ended(parts.conmon, _REMOVAL_S):
+            # Never met, or stuck: Podman may hold a container that nobody else would remove.
             with contextlib.suppress(HearthError):
-                await self._in_thread(self._remove, f"hearth-{self._tag}-{parts.folder.name}")
-        if parts.code:
-            mounts.unmount(parts.folder / "task")
-            self._unmount_if_unused(parts.code)
-            self._release_code(parts.code)
-        # conmon sees the end of process 1 and has Podman remove the container; the group being
-        # empty is how we learn that both are gone.
+                await self._podman.remove(container_name(self._tag, parts.sandbox.id))
         for _ in range(_REMOVAL_ROUNDS_MAX):
             if parts.cgroup.remove():
-                break
+                return True
+            cgroup.kill(parts.cgroup.path)
             await asyncio.sleep(_REMOVAL_ROUND_S)
-        else:
-            with contextlib.suppress(HearthError):
-                await self._in_thread(self._remove, f"hearth-{self._tag}-{parts.folder.name}")
-            parts.cgroup.remove()
-        parts.cgroup.close()
-        if parts.pidfd >= 0:
-            os.close(parts.pidfd)
-        await asyncio.to_thread(shutil.rmtree, parts.folder, ignore_errors=True)
-        self._uids_used.discard(parts.uid)
-        self._parts.pop(parts.folder.name, None)
-
-    # --- Podman's API ----------------------------------------------------------------------------
+        return False
 
     async def ping(self) -> None:
         """PartAway when Podman's service does not answer."""
-        await self._in_thread(self._ask, "get", "/_ping")
-
-    def _create(self, spec: dict[str, Any]) -> str:
-        container_id: str = self._ask("post", "/containers/create", spec)["Id"]
-        return container_id
-
-    def _start(self, container_id: str) -> None:
-        self._ask("post", f"/containers/{container_id}/start")
-
-    def _remove(self, name: str) -> None:
-        self._ask("delete", f"/containers/{name}?force=true&timeout=0&ignore=true")
-
-    def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        client = getattr(self._local, "client", None)
-        if client is None:
-            url = f"unix://{self._settings.podman_socket}"
-            client = self._local.client = PodmanClient(base_url=url, timeout=60)
-        try:
-            response = getattr(client.api, method)(
-                path,
-                data=None if body is None else json.dumps(body),
-                headers={"Content-Type": "application/json"},
-            )
-        except (requests.RequestException, PodmanError, OSError) as error:
-            self._local.client = None
-            raise PartAway("podman", f"its service does not answer ({error})") from error
-        if response.status_code >= 400 and response.status_code != 404:
-            raise SandboxBroken(f"Podman refused: {_cause(response)}")
-        if response.status_code == 404 and method != "delete":
-            raise SandboxBroken(f"Podman refused: {_cause(response)}; try `hearth images build`")
-        is_json = response.headers.get("Content-Type", "").startswith("application/json")
-        return response.json() if is_json and response.content else None
-
-    async def _in_thread(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        future = asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            # The thread cannot be stopped. What it makes must be there before it is removed.
-            with contextlib.suppress(HearthError, asyncio.CancelledError):
-                await future
-            raise
-
-    # --- ids -------------------------------------------------------------------------------------
+        await self._podman.ping()
 
     def _take_uid(self) -> int:
         count = self._settings.uid_count
@@ -297,19 +253,39 @@ class PodmanDriver:
                 return uid
 
 
-def _out_of_memory(sandbox: Sandbox, parts: _Parts) -> HearthError | None:
+async def _carried(work: asyncio.Future[None]) -> None:
+    """Wait for a task of ours; to cancel the waiting is to cancel it, and to wait for its end."""
+    try:
+        await asyncio.shield(work)
+    except asyncio.CancelledError:
+        work.cancel()
+        with contextlib.suppress(HearthError, asyncio.CancelledError):
+            await to_the_end(work)
+        raise
+
+
+def _adopt(parts: _Parts, pid: int) -> None:
+    """Hold on to the process that connected, once it is sure that it is the sandbox's."""
+    parts.shim = os.pidfd_open(pid)
+    try:
+        # The number may have passed to another process before it was held: its group tells.
+        is_ours = f"{parts.cgroup.path}/" in Path(f"/proc/{pid}/cgroup").read_text()
+    except OSError:
+        is_ours = False
+    if not is_ours:
+        os.close(parts.shim)
+        parts.shim = -1
+        raise SandboxBroken("a sandbox ended as it connected")
+    parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
+    if Path(f"/proc/{parent}/comm").read_text().strip() == "conmon":
+        parts.conmon = os.pidfd_open(int(parent))
+
+
+def _out_of_memory(sandbox: Sandbox, group: SandboxCgroup) -> HearthError | None:
     version = sandbox.version
-    if version is None or not parts.cgroup.ran_out_of_memory():
+    if version is None or not group.ran_out_of_memory():
         return None
     limit = version.config.memory_mb
     return FunctionOutOfMemory(
         f"the function needed more than its {limit} MB of memory", memory_mb=limit
     )
-
-
-def _cause(response: requests.Response) -> str:
-    try:
-        said = response.json()
-    except ValueError:
-        return response.text[:500]
-    return str(said.get("message") or said.get("cause") or said)[:500]

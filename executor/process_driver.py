@@ -10,6 +10,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from typing import Self
 from core.errors import SandboxBroken
 from core.model import Version
 from executor import handshake
+from executor.patience import to_the_end
 from executor.sandbox import Sandbox
 from runtimes.registry import HERE, Runtime
 
@@ -31,6 +33,7 @@ class ProcessDriver:
         self._payload_bytes_max = payload_bytes_max
         self._release_code = release_code
         self._folder = Path()
+        self._sandboxes: dict[str, Sandbox] = {}
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._codes: dict[str, str] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -46,8 +49,11 @@ class ProcessDriver:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for sandbox_id in list(self._processes):
-            self._begin_close(sandbox_id)
+        await to_the_end(asyncio.ensure_future(self._close_all()))
+
+    async def _close_all(self) -> None:
+        for sandbox in list(self._sandboxes.values()):
+            self.close(sandbox)
         await asyncio.gather(*self._closing)
         shutil.rmtree(self._folder)
 
@@ -64,6 +70,7 @@ class ProcessDriver:
             folder=folder,
             body_bytes_max=self._payload_bytes_max,
         )
+        self._sandboxes[sandbox_id] = sandbox
         listener = handshake.listen(folder)
         try:
             self._processes[sandbox_id] = await asyncio.create_subprocess_exec(
@@ -73,8 +80,9 @@ class ProcessDriver:
                     "HEARTH_SOCKET": str(folder / handshake.SOCKET_NAME),
                     "HEARTH_TASK": str(folder / "task"),
                 },
+                start_new_session=True,  # what it starts is killed with it
             )
-            await handshake.introduce(sandbox, listener, folder)
+            await handshake.introduce(sandbox, listener, folder, lambda pid: None)
         except BaseException:
             listener.close()
             self.close(sandbox)
@@ -83,33 +91,31 @@ class ProcessDriver:
 
     async def bind(self, sandbox: Sandbox, version: Version, code: str) -> None:
         """The code appears by a symbolic link; limits are not set."""
-        if sandbox.id not in self._processes:
-            raise SandboxBroken("the sandbox is gone")
+        if sandbox.id not in self._sandboxes:
+            raise SandboxBroken("a sandbox ended before it was bound")
         (sandbox.folder / "task").symlink_to(code)
         self._codes[sandbox.id] = code
 
     def close(self, sandbox: Sandbox) -> None:
         """Kill it. See the interface."""
         sandbox.hang_up()
-        self._begin_close(sandbox.id)
+        if self._sandboxes.pop(sandbox.id, None) is not None:
+            task = asyncio.ensure_future(self._close(sandbox))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
 
     async def ping(self) -> None:
         """Always well."""
 
-    def _begin_close(self, sandbox_id: str) -> None:
-        process = self._processes.pop(sandbox_id, None)
+    async def _close(self, sandbox: Sandbox) -> None:
+        process = self._processes.pop(sandbox.id, None)
         if process is not None:
-            task = asyncio.ensure_future(self._close(sandbox_id, process))
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
-
-    async def _close(self, sandbox_id: str, process: asyncio.subprocess.Process) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-        if code := self._codes.pop(sandbox_id, ""):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+        if code := self._codes.pop(sandbox.id, ""):
             self._release_code(code)
-        shutil.rmtree(self._folder / sandbox_id, ignore_errors=True)
+        shutil.rmtree(sandbox.folder, ignore_errors=True)
 
 
 def _command(runtime: Runtime) -> list[str]:

@@ -7,6 +7,8 @@ for a call in flight ends the sandbox and nothing else.
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import time
 from collections.abc import Callable, Sequence
 from enum import Enum
@@ -23,14 +25,13 @@ from core.errors import (
 )
 from core.limits import HELLO_TIMEOUT_S, INIT_TIMEOUT_S
 from core.model import Version
-from executor.call import Call, Failure, LogLine, LogSink, Outcome, Timing
+from executor.call import Call, LogLine, LogSink, Outcome, Timing
 from executor.logpipe import Journal, LogPipe, Stream
-from executor.response import check_response
+from executor.messages import call_head, init_failure, init_head, outcome_of
 from executor.wire import Decoder, Frame, FrameType, WireError, encode, head_of
 from runtimes.registry import Runtime
 
-_TEXT_MAX = 8 * 1024
-_TRACE_LINES_MAX = 100
+log = logging.getLogger("hearth.executor")
 
 
 class State(Enum):
@@ -43,16 +44,31 @@ class State(Enum):
     CLOSED = 4
 
 
+_EXPECTED_IN = {
+    FrameType.HELLO: State.BOOTING,
+    FrameType.READY: State.INIT,
+    FrameType.INIT_ERROR: State.INIT,
+}
+
+
 class _Pending:
     """A call in flight."""
 
     __slots__ = ("call", "future", "started", "timer")
 
-    def __init__(self, call: Call, future: asyncio.Future[Outcome], started: float) -> None:
+    def __init__(
+        self, call: Call, future: asyncio.Future[Outcome], timer: asyncio.TimerHandle
+    ) -> None:
         self.call = call
         self.future = future
-        self.started = started
-        self.timer: asyncio.TimerHandle | None = None
+        self.timer = timer
+        self.started = time.perf_counter()
+
+    def fail(self, error: HearthError) -> None:
+        """Nothing if whoever waited has left."""
+        if not self.future.done():
+            self.future.set_exception(error)
+            self.future.exception()  # and nobody need look at it
 
 
 class Sandbox(asyncio.Protocol):
@@ -70,15 +86,13 @@ class Sandbox(asyncio.Protocol):
         self.timing = Timing()  # of its boot and init, told by the first call
         self.why_died: Callable[[], HearthError | None] = lambda: None  # the driver's post-mortem
         self.on_died: Callable[[Sandbox], None] = lambda sandbox: None
-        self.on_quiet: Callable[[Sandbox], None] = lambda sandbox: (
-            None
-        )  # the last call was answered
         self._decoder = Decoder(body_bytes_max)
         self._transport: asyncio.WriteTransport | None = None
         self._loop = asyncio.get_running_loop()
         self._phase: asyncio.Future[None] | None = None  # HELLO, then READY
         self._calls: dict[int, _Pending] = {}
         self._next_call = 1
+        self._when_quiet: list[Callable[[], None]] = []
         self._logs: LogSink | None = None
         self._journal = Journal(self._emit)
         self._pipes: Sequence[LogPipe] = ()
@@ -93,6 +107,10 @@ class Sandbox(asyncio.Protocol):
         """Take over the accepted socket and the read ends of the log pipes; wait for HELLO.
 
         SandboxBroken when the shim says something else, ends, or takes too long."""
+        if self.state is State.CLOSED:
+            for fd in pipes:
+                os.close(fd)
+            raise self.epitaph()
         self._pipes = (
             LogPipe(pipes[0], "stdout", self._journal),
             LogPipe(pipes[1], "stderr", self._journal),
@@ -103,12 +121,13 @@ class Sandbox(asyncio.Protocol):
 
     async def init(self, version: Version, logs: LogSink, payload_bytes_max: int) -> None:
         """Give it a version's handler and environment. FunctionInitFailed, FunctionOutOfMemory."""
-        assert self.state is State.STEM, self
+        if self.state is not State.STEM:
+            raise self.epitaph()
         self.version, self._logs = version, logs
         self._move(State.INIT)
         self._phase = self._loop.create_future()
         started = time.perf_counter()
-        self._send(FrameType.INIT, 0, _init_head(version, payload_bytes_max))
+        self._send(FrameType.INIT, 0, init_head(version, payload_bytes_max))
         await self._await_phase(INIT_TIMEOUT_S, f"took more than {INIT_TIMEOUT_S:.0f} s to load")
         self.timing.init_ms = (time.perf_counter() - started) * 1000
 
@@ -118,21 +137,29 @@ class Sandbox(asyncio.Protocol):
         assert self.version is not None
         future: asyncio.Future[Outcome] = self._loop.create_future()
         if self.state is not State.READY:
-            future.set_exception(self._epitaph())
+            future.set_exception(self.epitaph())
             return future
         number = self._next_call
         self._next_call += 1
-        pending = self._calls[number] = _Pending(call, future, time.perf_counter())
         timeout_s = self.version.config.timeout_s
-        pending.timer = self._loop.call_later(timeout_s, self._expire, number)
+        timer = self._loop.call_later(timeout_s, self._expire, number)
+        self._calls[number] = _Pending(call, future, timer)
         self._journal.turn_to(call.id)
-        self._send(FrameType.CALL, number, _call_head(call, timeout_s), call.body)
+        self._send(FrameType.CALL, number, call_head(call, timeout_s), call.body)
         return future
 
     @property
     def is_usable(self) -> bool:
         """Whether it may be lent: loaded, alive, nothing in flight."""
         return self.state is State.READY and not self._calls
+
+    def when_quiet(self, then: Callable[[], None]) -> None:
+        """Call `then` once nothing is in flight any more: now, after the last answer, or after the
+        sandbox's end."""
+        if self._calls:
+            self._when_quiet.append(then)
+        else:
+            then()
 
     def hang_up(self) -> None:
         """Drop the connection and fail what is in flight. The driver kills what is behind it."""
@@ -144,15 +171,32 @@ class Sandbox(asyncio.Protocol):
         """A line of the platform's own in the function's log."""
         self._emit(invocation_id or self._journal.invocation_id, "platform", [text])
 
+    def epitaph(self) -> HearthError:
+        """Why it is no more."""
+        known = self.why_died()
+        if known is not None:
+            return known
+        if self.version is None:
+            return SandboxBroken(f"a {self.runtime.name} sandbox ended while it started")
+        if self.state is State.INIT:
+            text = "the function's process ended while its code was loaded"
+            return FunctionInitFailed(text, type="Runtime.ExitError")
+        return FunctionCrashed("the function's process ended before it answered")
+
     # --- asyncio.Protocol ------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's is no subclass
+        if self.state is State.CLOSED:
+            self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         try:
+            self._require_asked()
             for frame in self._decoder.feed(data):
                 self._on_frame(frame)
+            if not self._decoder.is_empty:
+                self._require_asked()
         except WireError as error:
             self.note(f"the sandbox broke the protocol and was closed: {error}")
             self.hang_up()
@@ -162,51 +206,54 @@ class Sandbox(asyncio.Protocol):
 
     # --- frames ----------------------------------------------------------------------------------
 
+    def _require_asked(self) -> None:
+        # What nobody asked for is not even collected: a sandbox that rests owns no memory here.
+        if not self._calls and (self._phase is None or self._phase.done()):
+            raise WireError(f"it spoke without being asked, in state {self.state.name}")
+
     def _on_frame(self, frame: Frame) -> None:
         if frame.type is FrameType.RESULT or frame.type is FrameType.ERROR:
             self._on_answer(frame)
             return
-        expected = {FrameType.HELLO: State.BOOTING}.get(frame.type, State.INIT)
+        expected = _EXPECTED_IN[frame.type]
         if self.state is not expected or self._phase is None or self._phase.done():
             raise WireError(f"{frame.type.name} in state {self.state.name}")
         if frame.type is FrameType.HELLO:
-            self._on_hello(head_of(frame))
-        elif frame.type is FrameType.READY:
-            self._settle_log()
+            if head_of(frame).get("protocol") != 1:
+                text = "the shim speaks another version of the protocol; rebuild the images"
+                raise WireError(text)
+            self._move(State.STEM)
+            self._phase.set_result(None)
+            return
+        self._settle_log()
+        if frame.type is FrameType.READY:
             self._move(State.READY)
             self._phase.set_result(None)
         else:
-            self._settle_log()
-            self._phase.set_exception(_init_failure(head_of(frame)))
-
-    def _on_hello(self, head: dict[str, Any]) -> None:
-        if head.get("protocol") != 1:
-            raise WireError("the shim speaks another version of the protocol; rebuild the images")
-        assert self._phase is not None
-        self._move(State.STEM)
-        self._phase.set_result(None)
+            self._phase.set_exception(init_failure(head_of(frame)))
 
     def _on_answer(self, frame: Frame) -> None:
-        pending = self._calls.pop(frame.call, None)
+        pending = self._calls.get(frame.call)
         if pending is None:
             raise WireError(f"{frame.type.name} for call {frame.call}, which is not in flight")
-        if pending.timer is not None:
-            pending.timer.cancel()
-        self._settle_log()
         handler_ms = (time.perf_counter() - pending.started) * 1000
+        self._settle_log()
         try:
-            outcome = _outcome(frame, pending.call, handler_ms)
-        except HearthError as error:
-            _fail(pending, error)
+            outcome = outcome_of(frame, pending.call, handler_ms)
         except WireError as error:
-            _fail(pending, ResponseInvalid(f"the sandbox's answer cannot be read: {error}"))
+            pending.fail(ResponseInvalid(f"the sandbox's answer cannot be read: {error}"))
             raise
-        else:
-            if not pending.future.done():
-                pending.future.set_result(outcome)
-        finally:
-            if not self._calls:
-                self.on_quiet(self)
+        pending.timer.cancel()
+        del self._calls[frame.call]
+        if not pending.future.done():
+            pending.future.set_result(outcome)
+        if self._when_quiet and not self._calls:
+            self._tell_quiet()
+
+    def _tell_quiet(self) -> None:
+        told, self._when_quiet = self._when_quiet, []
+        for then in told:
+            then()
 
     # --- the end ---------------------------------------------------------------------------------
 
@@ -217,7 +264,7 @@ class Sandbox(asyncio.Protocol):
         timeout_s = self.version.config.timeout_s
         text = f"the function ran longer than its timeout of {timeout_s:g} s and was stopped"
         self.note(text, pending.call.id)
-        _fail(pending, FunctionTimeout(text, timeout_s=timeout_s))
+        pending.fail(FunctionTimeout(text, timeout_s=timeout_s))
         self.hang_up()
 
     def _die(self) -> None:
@@ -225,28 +272,18 @@ class Sandbox(asyncio.Protocol):
             return
         for pipe in self._pipes:
             pipe.close()  # last words, before anyone is told
-        error = self._epitaph()
+        error = self.epitaph()
         self._journal.turn_to(None)
         self._move(State.CLOSED)
         if self._phase is not None and not self._phase.done():
             self._phase.set_exception(error)
+            self._phase.exception()  # whoever waited may have left; that is no leak
         calls, self._calls = self._calls, {}
         for pending in calls.values():
-            if pending.timer is not None:
-                pending.timer.cancel()
-            _fail(pending, error)
+            pending.timer.cancel()
+            pending.fail(error)
         self.on_died(self)
-
-    def _epitaph(self) -> HearthError:
-        known = self.why_died()
-        if known is not None:
-            return known
-        if self.state in (State.BOOTING, State.STEM):
-            return SandboxBroken(f"a {self.runtime.name} sandbox ended while it started")
-        if self.state is State.INIT:
-            text = "the function's process ended while its code was loaded"
-            return FunctionInitFailed(text, type="Runtime.ExitError")
-        return FunctionCrashed("the function's process ended before it answered")
+        self._tell_quiet()
 
     async def _await_phase(self, timeout_s: float, complaint: str) -> None:
         assert self._phase is not None
@@ -281,80 +318,8 @@ class Sandbox(asyncio.Protocol):
             return  # a stem has no function to log for
         at = time.time()
         space, name, number = version.namespace, version.name, version.number
-        self._logs.write(
-            [LogLine(at, space, name, number, invocation_id, stream, line) for line in lines]
-        )
-
-
-def _fail(pending: _Pending, error: HearthError) -> None:
-    if not pending.future.done():
-        pending.future.set_exception(error)
-        pending.future.exception()  # whoever waited may have left; that is no leak
-
-
-def _init_head(version: Version, payload_bytes_max: int) -> dict[str, Any]:
-    config = version.config
-    return {
-        "handler": config.handler,
-        "env": dict(config.env),
-        "function": version.name,
-        "namespace": version.namespace,
-        "version": str(version.number),
-        "memory_mb": config.memory_mb,
-        "timeout_s": config.timeout_s,
-        "payload_bytes_max": payload_bytes_max,
-        "per_sandbox": config.per_sandbox,
-        "isolation": config.isolation,
-    }
-
-
-def _call_head(call: Call, timeout_s: float) -> dict[str, Any]:
-    head: dict[str, Any] = {
-        "id": call.id,
-        "kind": call.kind,
-        "deadline_ms": int((time.time() + timeout_s) * 1000),
-    }
-    if call.trace:
-        head["trace"] = call.trace
-    if call.http is not None:
-        head["http"] = call.http
-    return head
-
-
-def _outcome(frame: Frame, call: Call, handler_ms: float) -> Outcome:
-    timing = Timing(handler_ms=handler_ms)
-    if frame.type is FrameType.ERROR:
-        return Outcome(502, (), b"", cold=False, timing=timing, failure=_failure(head_of(frame)))
-    if call.kind == "event":
-        return Outcome(200, (), frame.body, cold=False, timing=timing)
-    status, headers = check_response(head_of(frame))
-    return Outcome(status, headers, frame.body, cold=False, timing=timing)
-
-
-def _failure(head: dict[str, Any]) -> Failure:
-    code = head.get("code")
-    return Failure(
-        code=code if code == "function_response_invalid" else "function_error",
-        type=_text(head.get("type"), "Error"),
-        message=_text(head.get("message"), ""),
-        trace=_lines(head.get("trace")),
-    )
-
-
-def _init_failure(head: dict[str, Any]) -> FunctionInitFailed:
-    details: dict[str, Any] = {"type": _text(head.get("type"), "Error")}
-    if trace := _lines(head.get("trace")):
-        details["trace"] = list(trace)
-    if isinstance(head.get("found"), list):
-        details["found"] = list(_lines(head["found"]))
-    return FunctionInitFailed(_text(head.get("message"), "the code could not be loaded"), **details)
-
-
-def _text(value: Any, default: str) -> str:
-    return value[:_TEXT_MAX] if isinstance(value, str) else default
-
-
-def _lines(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        return ()
-    return tuple(_text(line, "") for line in value[:_TRACE_LINES_MAX])
+        found = [LogLine(at, space, name, number, invocation_id, stream, line) for line in lines]
+        try:
+            self._logs.write(found)
+        except Exception:  # a sink at fault costs its lines, never the sandbox that wrote them
+            log.exception("log lines of %s are lost", version.label)

@@ -6,82 +6,91 @@ import asyncio
 import logging
 from collections.abc import Iterable
 
-from core.errors import HearthError
+from core.errors import HearthError, SandboxBroken
 from executor.driver import Driver
 from executor.sandbox import Sandbox, State
 from runtimes.registry import Runtime
 
-_log = logging.getLogger("hearth.executor")
+log = logging.getLogger("hearth.executor")
 
 _BACK_OFF_S = (1.0, 2.0, 5.0, 15.0, 60.0)
 
 
+class _Shelf:
+    """The stock of one runtime."""
+
+    __slots__ = ("runtime", "stems", "wanted")
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.stems: list[Sandbox] = []
+        self.wanted = asyncio.Event()
+        self.wanted.set()
+
+
 class Stems:
-    """The stock. `take` empties it, a background task fills it up to `level` for each runtime."""
+    """The stock. `take` empties it, a task for each runtime fills it up to `level`: one that
+    cannot be booted does not keep the others from being."""
 
     def __init__(self, driver: Driver, level: int) -> None:
         self._driver = driver
         self._level = level
-        self._stock: dict[str, list[Sandbox]] = {}
-        self._runtimes: dict[str, Runtime] = {}
-        self._wanted = asyncio.Event()
-        self._filler: asyncio.Task[None] | None = None
+        self._shelves: dict[str, _Shelf] = {}
+        self._fillers: list[asyncio.Task[None]] = []
 
     def start(self, runtimes: Iterable[Runtime]) -> None:
         """Begin to fill. Needs a running loop."""
-        self._runtimes = {runtime.name: runtime for runtime in runtimes}
         if self._level > 0:
-            self._wanted.set()
-            self._filler = asyncio.create_task(self._fill())
+            self._shelves = {runtime.name: _Shelf(runtime) for runtime in runtimes}
+            self._fillers = [asyncio.create_task(self._fill(s)) for s in self._shelves.values()]
 
     async def stop(self) -> None:
         """Stop filling. The driver closes what is in stock."""
-        if self._filler is not None:
-            self._filler.cancel()
-            await asyncio.gather(self._filler, return_exceptions=True)
+        for filler in self._fillers:
+            filler.cancel()
+        await asyncio.gather(*self._fillers, return_exceptions=True)
 
     def count(self) -> dict[str, int]:
         """Stems in stock by runtime."""
-        return {name: len(stock) for name, stock in self._stock.items() if stock}
+        return {name: len(shelf.stems) for name, shelf in self._shelves.items() if shelf.stems}
 
     async def take(self, runtime: Runtime, network: str) -> Sandbox:
         """A stem from stock if there is one, else one booted now. As Driver.boot."""
-        stock = self._stock.get(runtime.name, [])
-        while stock and network == "none":
-            stem = stock.pop()
-            self._wanted.set()
-            if stem.state is State.STEM:
-                return stem
-            self._driver.close(stem)
+        shelf = self._shelves.get(runtime.name)
+        if shelf is not None and shelf.stems and network == "none":
+            shelf.wanted.set()
+            stem = shelf.stems.pop()
+            stem.on_died = lambda sandbox: None
+            return stem
         return await self._driver.boot(runtime, network)
 
-    async def _fill(self) -> None:
+    async def _fill(self, shelf: _Shelf) -> None:
         failures = 0
         while True:
-            await self._wanted.wait()
-            self._wanted.clear()
+            await shelf.wanted.wait()
+            shelf.wanted.clear()
             try:
-                for runtime in self._runtimes.values():
-                    await self._fill_one(runtime)
-                failures = 0
-            except HearthError as error:
-                # A missing image or a Podman that is away must not stop the filling for good.
+                while len(shelf.stems) < self._level:
+                    await self._add(shelf)
+                    failures = 0
+            except Exception as error:
                 delay_s = _BACK_OFF_S[min(failures, len(_BACK_OFF_S) - 1)]
                 failures += 1
-                _log.warning("no stem could be booted, again in %g s: %s", delay_s, error)
+                text = "no %s stem could be booted, again in %g s: %s"
+                unforeseen = not isinstance(error, HearthError)
+                log.warning(text, shelf.runtime.name, delay_s, error, exc_info=unforeseen)
                 await asyncio.sleep(delay_s)
-                self._wanted.set()
+                shelf.wanted.set()
 
-    async def _fill_one(self, runtime: Runtime) -> None:
-        stock = self._stock.setdefault(runtime.name, [])
-        while len(stock) < self._level:
-            stem = await self._driver.boot(runtime, "none")
-            stem.on_died = self._on_died
-            stock.append(stem)
-
-    def _on_died(self, stem: Sandbox) -> None:
-        stock = self._stock.get(stem.runtime.name, [])
-        if stem in stock:
-            stock.remove(stem)
-            self._wanted.set()
+    async def _add(self, shelf: _Shelf) -> None:
+        stem = await self._driver.boot(shelf.runtime, "none")
+        if stem.state is not State.STEM:
             self._driver.close(stem)
+            raise SandboxBroken("it ended as soon as it had booted")
+        stem.on_died = lambda stem: self._on_died(shelf, stem)
+        shelf.stems.append(stem)
+
+    def _on_died(self, shelf: _Shelf, stem: Sandbox) -> None:
+        shelf.stems.remove(stem)
+        shelf.wanted.set()
+        self._driver.close(stem)

@@ -13,6 +13,8 @@ from core.limits import FRAME_HEAD_BYTES_MAX, FRAME_OVERHEAD_BYTES
 _PREFIX = struct.Struct(">IBII")
 _LENGTH_BYTES = 4
 
+_to_json = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make one each time
+
 
 class WireError(ValueError):
     """The peer sent what the protocol does not allow. The connection cannot be used any more."""
@@ -54,7 +56,7 @@ class Frame(NamedTuple):
 
 def encode(kind: FrameType, call: int, head: Mapping[str, Any] | None, body: bytes = b"") -> bytes:
     """One frame as bytes. The body is copied once, into the frame."""
-    head_bytes = json.dumps(head, separators=(",", ":")).encode() if head else b""
+    head_bytes = _to_json(head).encode() if head else b""
     length = FRAME_OVERHEAD_BYTES + len(head_bytes) + len(body)
     return _PREFIX.pack(length, kind, call, len(head_bytes)) + head_bytes + body
 
@@ -75,55 +77,52 @@ def head_of(frame: Frame) -> dict[str, Any]:
 class Decoder:
     """Cuts a byte stream into frames. `body_bytes_max` bounds one frame's body."""
 
-    __slots__ = ("_buffer", "_length_max", "_need")
+    __slots__ = ("_body_bytes_max", "_buffer")
 
     def __init__(self, body_bytes_max: int) -> None:
         self._buffer = bytearray()
-        self._need = 0  # bytes the frame at the front of the buffer takes; 0 = not known yet
-        self._length_max = FRAME_OVERHEAD_BYTES + FRAME_HEAD_BYTES_MAX + body_bytes_max
+        self._body_bytes_max = body_bytes_max
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no part of a frame waits for its rest."""
+        return not self._buffer
 
     def feed(self, data: bytes) -> list[Frame]:
-        """The frames that `data` completes. WireError as soon as a prefix breaks a rule."""
+        """The frames that `data` completes. WireError as soon as a prefix breaks a rule, so that
+        nothing is kept of a frame that nobody will take."""
         buffer = self._buffer
-        if not buffer and self._is_one_frame(data):
+        if not buffer and self._size(data, 0) == len(data) > 0:
+            # The hot path: one read holds exactly one answer, cut without the buffer's extra copy.
             return [_cut(data, 0, len(data))]
         buffer += data
         frames: list[Frame] = []
         at = 0
-        while True:
-            if not self._need:
-                if len(buffer) - at < _LENGTH_BYTES:
-                    break
-                self._need = _LENGTH_BYTES + self._checked_length(buffer, at)
-            if len(buffer) - at < self._need:
-                break
-            frames.append(_cut(buffer, at, self._need))
-            at += self._need
-            self._need = 0
+        while (size := self._size(buffer, at)) and len(buffer) - at >= size:
+            frames.append(_cut(buffer, at, size))
+            at += size
         if at:
             del buffer[:at]
         return frames
 
-    def _is_one_frame(self, data: bytes) -> bool:
-        # The hot path: one read holds exactly one answer, cut without the buffer's extra copy.
-        if len(data) < _PREFIX.size:
-            return False
-        return self._checked_length(data, 0) + _LENGTH_BYTES == len(data)
-
-    def _checked_length(self, data: bytes | bytearray, at: int) -> int:
-        length = int.from_bytes(data[at : at + _LENGTH_BYTES], "big")
-        if not FRAME_OVERHEAD_BYTES <= length <= self._length_max:
-            raise WireError(f"a frame of {length} bytes is outside the limits")
-        return length
+    def _size(self, data: bytes | bytearray, at: int) -> int:
+        """What the frame that begins at `at` takes in all; 0 while its prefix is not there."""
+        if len(data) - at < _PREFIX.size:
+            return 0
+        length, kind, _, head_length = _PREFIX.unpack_from(data, at)
+        if kind not in _FROM_SHIM:
+            raise WireError(f"unknown frame type {kind}")
+        body_length = length - FRAME_OVERHEAD_BYTES - head_length
+        if head_length > FRAME_HEAD_BYTES_MAX or not 0 <= body_length <= self._body_bytes_max:
+            raise WireError(f"a frame of {length} bytes, {head_length} of head, breaks the limits")
+        return _LENGTH_BYTES + int(length)
 
 
 def _cut(data: bytes | bytearray, at: int, size: int) -> Frame:
     _, kind, call, head_length = _PREFIX.unpack_from(data, at)
-    known = _FROM_SHIM.get(kind)
-    if known is None:
-        raise WireError(f"unknown frame type {kind}")
     start = at + _PREFIX.size
-    if head_length > min(FRAME_HEAD_BYTES_MAX, size - _PREFIX.size):
-        raise WireError(f"a head of {head_length} bytes is outside the limits")
     split = start + head_length
-    return Frame(known, call, bytes(data[start:split]), bytes(data[split : at + size]))
+    with memoryview(data) as view:
+        return Frame(
+            _FROM_SHIM[kind], call, bytes(view[start:split]), bytes(view[split : at + size])
+        )

@@ -1,0 +1,102 @@
+"""What the frames say: heads of INIT and CALL, and what an answer means. Pure; what a sandbox says
+is hostile, and cut to size here.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from core.errors import FunctionInitFailed, ResponseInvalid
+from core.model import Version
+from executor.call import Call, Failure, Outcome, Timing
+from executor.response import check_response
+from executor.wire import Frame, FrameType, WireError, head_of
+
+_TEXT_MAX = 16 * 1024  # as the shims cut it
+_TRACE_LINES_MAX = 256  # a shim sends 201 at most, and the last ones matter most
+
+
+def init_head(version: Version, payload_bytes_max: int) -> dict[str, Any]:
+    """The head of INIT."""
+    config = version.config
+    return {
+        "handler": config.handler,
+        "env": dict(config.env),
+        "function": version.name,
+        "namespace": version.namespace,
+        "version": str(version.number),
+        "memory_mb": config.memory_mb,
+        "timeout_s": config.timeout_s,
+        "payload_bytes_max": payload_bytes_max,
+        "per_sandbox": config.per_sandbox,
+        "isolation": config.isolation,
+    }
+
+
+def call_head(call: Call, timeout_s: float) -> dict[str, Any]:
+    """The head of CALL."""
+    head: dict[str, Any] = {
+        "id": call.id,
+        "kind": call.kind,
+        "deadline_ms": int((time.time() + timeout_s) * 1000),
+    }
+    if call.trace:
+        head["trace"] = call.trace
+    if call.http is not None:
+        head["http"] = call.http
+    return head
+
+
+def outcome_of(frame: Frame, call: Call, handler_ms: float) -> Outcome:
+    """What RESULT or ERROR means for the call. A response that cannot be one is the function's
+    error, a value like its others. WireError when the frame cannot be read at all."""
+    timing = Timing(handler_ms=handler_ms)
+    if frame.type is FrameType.RESULT and call.kind == "event":
+        return Outcome(200, (), frame.body, cold=False, timing=timing)
+    try:
+        head = head_of(frame)
+        if frame.type is FrameType.ERROR:
+            return _failed(_failure(head), timing)
+        status, headers = check_response(head)
+    except ResponseInvalid as error:
+        failure = Failure(ResponseInvalid.code, "Runtime.ResponseInvalid", error.message)
+        return _failed(failure, timing)
+    except Exception as error:
+        # Whatever a hostile head makes our own code raise (a RecursionError, say) is its fault.
+        raise WireError(f"{frame.type.name} cannot be read: {type(error).__name__}") from error
+    return Outcome(status, headers, frame.body, cold=False, timing=timing)
+
+
+def init_failure(head: dict[str, Any]) -> FunctionInitFailed:
+    """What INIT_ERROR means."""
+    details: dict[str, Any] = {"type": _text(head.get("type"), "Error")}
+    if trace := _lines(head.get("trace")):
+        details["trace"] = list(trace)
+    if isinstance(head.get("found"), list):
+        details["found"] = list(_lines(head["found"]))
+    return FunctionInitFailed(_text(head.get("message"), "the code could not be loaded"), **details)
+
+
+def _failed(failure: Failure, timing: Timing) -> Outcome:
+    return Outcome(502, (), b"", cold=False, timing=timing, failure=failure)
+
+
+def _failure(head: dict[str, Any]) -> Failure:
+    code = head.get("code")
+    return Failure(
+        code=ResponseInvalid.code if code == ResponseInvalid.code else "function_error",
+        type=_text(head.get("type"), "Error"),
+        message=_text(head.get("message"), ""),
+        trace=_lines(head.get("trace")),
+    )
+
+
+def _text(value: Any, default: str) -> str:
+    return value[:_TEXT_MAX] if isinstance(value, str) else default
+
+
+def _lines(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        return ()
+    return tuple(_text(line, "") for line in value[-_TRACE_LINES_MAX:])
