@@ -32,7 +32,7 @@ from core.limits import (
 )
 from executor import netns
 from executor.attachment import attach
-from executor.cgroup import ROOT, SandboxCgroup, is_v2, remove_tree, trees
+from executor.cgroup import ROOT, Limits, SandboxCgroup, is_v2, remove_tree, trees
 from executor.firewall import Endpoint, rules
 
 if TYPE_CHECKING:
@@ -104,12 +104,11 @@ class BuildSandbox:
         watch = _Watch(wanted, tick)
         with (
             self._podman() as podman,
-            self._cgroup() as cgroup,
+            self._cgroup(wanted) as cgroup,
             self._container(podman, wanted, cgroup.path) as container,
         ):
             container.init()
             assert container.id is not None
-            cgroup.adopt(container.id)
             if wanted.has_network:
                 _wall(container, wanted)
             with attach(self._service, container.id, _PODMAN_S) as output:
@@ -131,7 +130,8 @@ class BuildSandbox:
         """Remove containers of this node's builders that are no more; how many there were."""
         with self._podman() as podman:
             label = f"{NODE_LABEL}={self._labels[NODE_LABEL]}"
-            found = podman.containers.list(all=True, filters={"label": [label]})
+            # The label as text: podman-py makes text of a list, and then finds nothing.
+            found = podman.containers.list(all=True, filters={"label": label})
             left = [c for c in found if not is_alive((c.labels or {}).get(BUILDER_LABEL, ""))]
             for container in left:
                 _remove(container)
@@ -169,13 +169,14 @@ class BuildSandbox:
                 raise PartAway("podman", f"its service does not answer: {error}") from error
 
     @contextmanager
-    def _cgroup(self) -> Iterator[SandboxCgroup]:
-        """The group above the container's: it tells whether memory ran out when the container and
-        its own group are gone. Podman's own word for that is not reliable (4.3 never says it)."""
+    def _cgroup(self, wanted: Installation) -> Iterator[SandboxCgroup]:
+        """The group above the container's, which has the limits: it tells whether memory ran out
+        when the container is gone. Podman's word for that is not reliable (4.3 never says it)."""
         name = f"{quote(self._labels[BUILDER_LABEL], safe='')}.{secrets.token_hex(4)}"
         group = SandboxCgroup(f"{_CGROUPS}/{name}")
-        group.make()
         try:
+            group.make()
+            group.limit(Limits(wanted.memory_mb << 20, BUILD_CPUS_MAX))
             yield group
         finally:
             group.close()
@@ -225,11 +226,7 @@ def arguments(
         "no_new_privileges": True,
         "read_only": True,
         "read_write_tmpfs": False,
-        "mem_limit": f"{wanted.memory_mb}m",
-        "memswap_limit": f"{wanted.memory_mb}m",
         "pids_limit": BUILD_PIDS_MAX,
-        "cpu_period": 100_000,
-        "cpu_quota": 100_000 * BUILD_CPUS_MAX,
         "cpu_shares": BUILD_CPU_SHARES,
         "ulimits": _ulimits(),
         "oom_score_adj": 500,  # when the machine runs out, builds go before functions

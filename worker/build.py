@@ -93,6 +93,7 @@ class Builder:
             layers = self._layers(version, build_log, pulse)
             self._check(version, layers, build_log, pulse)
             pulse.check()
+            self._keep_log(version.id, build_log)
             self.catalog.activate(version.id, layers)
             build_log.line(f"ready: {version.label} is active ({time.monotonic() - began:.1f} s)")
             return VersionStatus.ACTIVE
@@ -180,6 +181,7 @@ class Builder:
     def _fail(self, version_id: str, message: str, build_log: BuildLog) -> VersionStatus:
         line = " ".join(message.split())[:_ERROR_LENGTH_MAX]
         build_log.line(f"failed: {line}")
+        self._keep_log(version_id, build_log)
         try:
             self.catalog.fail(version_id, line)
         except VersionNotFound:
@@ -187,6 +189,11 @@ class Builder:
         except (Conflict, VersionNotActive):  # somebody else had activated it: that stands
             return VersionStatus.ACTIVE
         return VersionStatus.FAILED
+
+    def _keep_log(self, version_id: str, build_log: BuildLog) -> None:
+        """Before the version's end shows: who sees that reads the log, and finds why in it."""
+        if not self.catalog.heartbeat(version_id, self.name, build_log.text()):
+            raise TakenOver
 
     def _finish(self, version_id: str, build_log: BuildLog, status: VersionStatus) -> None:
         ended = {

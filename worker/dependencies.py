@@ -57,6 +57,7 @@ def stage(tree: Path, plan: Plan, to: Path) -> str:
     for name, text in plan.written.items():
         (to / name).parent.mkdir(parents=True, exist_ok=True)
         (to / name).write_text(text)
+    _open_to_readers(to)
     return _digest(to)
 
 
@@ -109,6 +110,16 @@ def _copy_tree(source: Path, target: Path) -> None:
         ignore=shutil.ignore_patterns("node_modules"),
         dirs_exist_ok=True,
     )
+
+
+def _open_to_readers(root: Path) -> None:
+    """Whatever this process's umask is: the container reads it as another user."""
+    for folder, _, files in os.walk(root):
+        Path(folder).chmod(0o755)
+        for name in files:
+            path = Path(folder, name)
+            if not path.is_symlink():
+                path.chmod(0o755 if path.stat().st_mode & 0o100 else 0o644)
 
 
 def _digest(root: Path) -> str:

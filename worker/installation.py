@@ -225,7 +225,7 @@ class Installer:
 
     def _npm_default(self, job: Job) -> str:
         """The registry that the builder image's npm uses when it is told nothing."""
-        (job.work / "nothing").mkdir(exist_ok=True)
+        (job.work / "nothing").mkdir(exist_ok=True)  # empty: nobody needs to read it
         said: list[bytes] = []
         with self._uid() as uid:
             wanted = Installation(
@@ -259,6 +259,7 @@ def _environment(ca: Path | None) -> dict[str, str]:
     variables = {
         "LANG": "C.UTF-8",
         "CI": "true",
+        "PYTHONUNBUFFERED": "1",  # what pip prints is seen as it happens
         "NO_COLOR": "1",
         "SOURCE_DATE_EPOCH": "315532800",  # 1980: the first that a wheel can carry
         "npm_config_update_notifier": "false",

@@ -36,8 +36,10 @@ def _plan(tree: Path, package: dict[str, Any], lock: str | None) -> Plan:
     files = [name for name in (lock, SETTINGS) if name and (tree / name).exists()]
     trees = ["."] if package.get("workspaces") else _local_trees(tree, package)
     # The project's own scripts would run without its sources (prepare: husky and the like), and
-    # every edit of them would install everything anew. Scripts of packages do run.
-    alone = {name: value for name, value in package.items() if name != "scripts"}
+    # every edit of them would install everything anew. Scripts of packages do run. Development
+    # dependencies are looked up even when they are left out; only a lock must agree with them.
+    unwanted = {"scripts"} if lock else {"scripts", "devDependencies"}
+    alone = {name: value for name, value in package.items() if name not in unwanted}
     archives = [name for name in trees if not inside(tree, name).is_dir()]
     return Plan(
         kind="npm-ci" if lock else "npm-install",

@@ -199,6 +199,14 @@ class Workshop:
         self.catalog.close()
 
 
+def containers_of(node: str) -> list[str]:
+    """Ids of a node's build containers, as Podman's own command line knows them."""
+    label = f"label=hearth.node={node}"
+    command = ["podman", "ps", "--all", "--quiet", "--filter", label]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
 @pytest.fixture(scope="session")
 def build_podman() -> Iterator[Path]:
     """The socket of a `podman system service` of these tests' own."""
@@ -239,7 +247,9 @@ def workshop(redis_server: RedisServer) -> Iterator[Workshop]:
         gateway = StandInGateway(settings.internal_socket)
         gateway.start()
         made = Workshop(settings, redis_server, gateway)
+        before = os.umask(0o077)  # as in the builder's process
         yield made
+        os.umask(before)
         made.close()
 
 

@@ -17,6 +17,7 @@ from executor import netns
 from executor.build_sandbox import BuildSandbox, Installation
 from executor.firewall import Endpoint
 from runtimes.registry import RUNTIMES
+from tests.integration.builds.conftest import containers_of
 
 pytestmark = pytest.mark.podman
 
@@ -64,10 +65,6 @@ class Bench:
         (self.folder / "src" / "run.py").write_text(code)
         return self.run("exec python3 /src/run.py", **more)  # type: ignore[arg-type]
 
-    def left(self) -> int:
-        """Containers that are still there; they are removed."""
-        return self.sandbox.remove_leftovers(lambda _: False)
-
     def _print(self, output: bytes) -> None:
         self.printed += output
 
@@ -79,7 +76,7 @@ def bench(build_podman: Path, tmp_path: Path) -> Iterator[Bench]:
     groups = Path("/sys/fs/cgroup").glob("**/hearth-builds/*/")
     mine = [path for path in groups if path.name.startswith(("test.", "living."))]
     assert mine == [], "a control group was left behind"
-    assert made.left() == 0, "a container was left behind"
+    assert containers_of(made.node) == [], "a container was left behind"
 
 
 def test_output_and_status_come_back(bench: Bench) -> None:
@@ -332,5 +329,6 @@ def test_only_containers_of_builders_that_died_are_removed(bench: Bench) -> None
     thread.start()
     assert started.wait(100)
     assert bench.sandbox.remove_leftovers(lambda builder: builder == "living") == 0
+    assert len(containers_of(bench.node)) == 1
     stop.set()
     thread.join()
