@@ -43,6 +43,7 @@ class Probe:
     question: Question
     address: str = ""  # a socket's path, or host:port
     tls: bool = False
+    also: str = ""  # a socket that must accept too: a port may be answered by somebody else
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,12 +117,19 @@ def _guard_and_gateway(
         name="gateway",
         command=module(python, "gateway.main"),
         env=env,
-        probe=Probe(Question.READYZ, reachable(settings), tls=settings.tls_cert != Path()),
+        probe=readyz(settings),
         ready_timeout_s=60.0,
         stop_timeout_s=settings.drain_s + 15.0,
         lifeline=Lifeline.HOLDS,
     )
     return guard, gateway
+
+
+def readyz(settings: Settings) -> Probe:
+    """Asks the gateway of this very data directory whether every part answers."""
+    tls = settings.tls_cert != Path()
+    own = str(settings.internal_socket)
+    return Probe(Question.READYZ, reachable(settings), tls=tls, also=own)
 
 
 def reachable(settings: Settings) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json as json_module
 import os
 import select
 import shutil
@@ -9,19 +10,21 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 from rich.markup import escape
 
-from cli.children import module, settings_environment
+from cli.children import Probe, Question, module, settings_environment
 from cli.connection import find_connection, find_data_dir, read_settings
 from cli.doctor import doctor as check_machine
 from cli.failures import CliError, ExitCode, usage
 from cli.leftovers import leftovers
 from cli.output import JsonOption, Output
-from cli.showcase import show_examples
+from cli.probe import ask
+from cli.showcase import EXAMPLES, show_examples
 from cli.state import Running, holder, lock_file, read_running
 from core.settings import Settings
 
@@ -155,22 +158,39 @@ def _welcome(output: Output, settings: Settings, examples: bool) -> None:
         said["data_dir"] = str(settings.data_dir)
         output.answer({**said, "examples": shown, "examples_failed": failed})
     else:
-        _summary(output, settings, connection.url)
+        _summary(output, settings, connection.url, examples=examples)
     if failed:
         output.say(f"\n[bold red]These examples failed:[/] {', '.join(failed)}")
         raise typer.Exit(ExitCode.FAILED)
 
 
-def _summary(output: Output, settings: Settings, url: str) -> None:
-    command, key = command_name(), _short(settings.admin_key_file)
+def _summary(output: Output, settings: Settings, url: str, *, examples: bool) -> None:
     output.say(f"\n[bold green]Hearth is up[/]   [bold]{url}[/]")
-    output.say(f"  [dim]admin key[/]  {key}")
+    output.say(f"  [dim]admin key[/]  {_short(settings.admin_key_file)}")
     output.say(f"  [dim]logs     [/]  {_short(settings.data_dir / 'log')}/")
     output.say("\n[bold]Try next[/]")
-    output.say(f"  {command} init hello && {command} deploy hello")
-    output.say(f"""  {command} invoke hello --data '{{"name": "Ada"}}'""")
-    output.say(f'  curl -H "Authorization: Bearer $(cat {key})" {url}/v1/functions')
+    for line in _next_commands(settings, url, examples=examples):
+        output.say(f"  {line}")
+    command = command_name()
     output.say(f"\n[dim]{command} --help shows the rest, {command} down stops it.[/]")
+
+
+def _next_commands(settings: Settings, url: str, *, examples: bool) -> Sequence[str]:
+    """Three commands that work as they stand, here and now."""
+    command, key = command_name(), _short(settings.admin_key_file)
+    curl = f'curl -H "Authorization: Bearer $(cat {key})"'
+    if not examples:
+        return (
+            f"{command} init hello && {command} deploy hello",
+            f"""{command} invoke hello --data '{{"name": "Ada"}}'""",
+            f"{curl} {url}/v1/functions",
+        )
+    photo = _short(EXAMPLES / "thumbnail" / "photo.jpg")
+    return (
+        f"{command} init hello && {command} deploy hello",
+        f"{command} invoke thumbnail --file {photo} --output small.jpg",
+        f"""{curl} -d '{{"name": "Ada"}}' {url}/v1/functions/hello-python/invocations""",
+    )
 
 
 def command_name() -> str:
@@ -260,18 +280,31 @@ def status(context: typer.Context, json: JsonOption = False) -> None:
             hint=f"start it: {command_name()} up --detach",
             code="not_running",
         )
+    problem = _not_ready(settings, running)
     found = {"supervisor": pid, **running.children}
     memory = {name: memory_mb(child) for name, child in found.items()}
     if output.json:
         parts = {n: {"pid": p, "memory_mb": memory[n]} for n, p in found.items()}
-        state = {"url": running.url, "ready": running.ready, "started_at": running.started_at}
-        output.answer(state | {"processes": parts})
-        return
-    word = "[green]ready[/]" if running.ready else "[yellow]starting[/]"
-    output.out.print(f"[bold]{running.url}[/]   {word}", soft_wrap=True)
-    rows = [(name, str(child), f"{memory[name]:.1f} MB") for name, child in found.items()]
-    rows.append(("", "", f"[bold]{sum(memory.values()):.1f} MB[/]"))
-    output.table(("PROCESS", "PID>", "MEMORY>"), rows)
+        state = {"url": running.url, "ready": not problem, "problem": problem}
+        output.answer({**state, "started_at": running.started_at, "processes": parts})
+    else:
+        word = f"[red]not ready:[/] {escape(problem)}" if problem else "[green]ready[/]"
+        output.out.print(f"[bold]{running.url}[/]   {word}", soft_wrap=True)
+        rows = [(name, str(child), f"{memory[name]:.1f} MB") for name, child in found.items()]
+        rows.append(("", "", f"[bold]{sum(memory.values()):.1f} MB[/]"))
+        output.table(("PROCESS", "PID>", "MEMORY>"), rows)
+    raise typer.Exit(ExitCode.AWAY if problem else ExitCode.OK)
+
+
+def _not_ready(settings: Settings, running: Running) -> str:
+    """Why it is not ready, as far as the gateway can say; empty when it is."""
+    address, tls = running.url.partition("://")[2], running.url.startswith("https:")
+    own = str(settings.internal_socket)
+    answer = ask(Probe(Question.READYZ, address, tls=tls, also=own))
+    try:
+        return str(json_module.loads(answer or "")["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return answer or ""
 
 
 def memory_mb(pid: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from pathlib import Path
 
@@ -15,6 +16,8 @@ def ask(probe: Probe) -> str | None:
     """None when the child is ready, else a few words on why not."""
     if probe.question is Question.NOTHING:
         return None
+    if probe.also and not listening(Path(probe.also)):
+        return "not listening yet"
     try:
         answer = _exchange(probe, _REQUESTS[probe.question])
     except OSError as problem:
@@ -27,6 +30,20 @@ _REQUESTS = {
     Question.PODMAN_PING: b"GET /_ping HTTP/1.0\r\nHost: d\r\n\r\n",
     Question.READYZ: b"GET /readyz HTTP/1.0\r\nHost: localhost\r\n\r\n",
 }
+
+
+def is_free(host: str, port: int) -> bool:
+    """Whether one could listen there; an address that is not this machine's counts as free, for
+    whoever tries will say so better."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((host, port))
+            trial.listen()
+        except OSError as problem:
+            return problem.errno != errno.EADDRINUSE
+        return True
 
 
 def _verdict(question: Question, answer: bytes) -> str | None:

@@ -18,6 +18,7 @@ from typing import TextIO
 from cli.child import LogFile
 from cli.children import children_of, module, reachable_url
 from cli.host import HostUnfit, ensure_containers_conf, search_path
+from cli.probe import is_free
 from cli.state import AlreadyRunning, Running, hold, lock_file, state_file, write_running
 from cli.supervisor import Mark, StartFailed, Supervisor
 from core.settings import Settings, SettingsInvalid
@@ -96,6 +97,9 @@ def prepare(settings: Settings) -> None:
 
 
 def _run(settings: Settings, manner: Manner) -> int:
+    if not is_free(settings.host, settings.port):
+        message = f"{settings.address} is taken by another program; HEARTH_ADDRESS names another"
+        return _refuse(message, EXIT_FAILED)
     log = LogFile(settings.data_dir / "log" / "up.log")
     say = Voice(manner, log, sys.stdout)
     conf = ensure_containers_conf(settings.data_dir)
@@ -118,6 +122,8 @@ def _run(settings: Settings, manner: Manner) -> int:
     finally:
         state_file(settings.data_dir).unlink(missing_ok=True)
         remove_sockets(settings.run_dir)
+        with contextlib.suppress(OSError):  # unless something is left in it
+            settings.run_dir.rmdir()
         log.close()
     return 0
 

@@ -184,6 +184,16 @@ def test_a_second_up_says_that_it_runs_already(platform: Platform) -> None:
     assert f"already runs here (pid {before})" in in_front.stderr
 
 
+def test_a_second_platform_on_the_same_address_does_not_start(
+    platform: Platform, tmp_path: Path
+) -> None:
+    other = make_platform(tmp_path / "data", HEARTH_ADDRESS=platform.settings.address)
+    done = other.hearth("up", "--detach")
+    assert done.status == 1
+    assert f"{platform.settings.address} is taken by another program" in done.stderr
+    assert other.leftovers() == []
+
+
 def test_status_names_every_process_and_its_memory(platform: Platform) -> None:
     parts = platform.hearth("status", "--json").json()["processes"]
     assert set(parts) == {"supervisor", "redis", "podman", "guard", "gateway", "builder"}

@@ -63,7 +63,9 @@ def test_each_part_is_asked_in_its_own_way() -> None:
     found = children()
     assert found["redis"].probe == Probe(Question.REDIS_PING, "/run/h/redis.sock")
     assert found["podman"].probe == Probe(Question.PODMAN_PING, "/run/h/podman.sock")
-    assert found["gateway"].probe == Probe(Question.READYZ, "127.0.0.1:8080")
+    assert found["gateway"].probe == Probe(
+        Question.READYZ, "127.0.0.1:8080", also="/run/h/gateway.sock"
+    )
     assert found["guard"].probe == Probe(Question.NOTHING)
 
 

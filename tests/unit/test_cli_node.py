@@ -13,7 +13,7 @@ import pytest
 
 from cli.children import Probe, Question
 from cli.leftovers import leftovers, node_tag
-from cli.probe import ask
+from cli.probe import ask, is_free
 from cli.state import AlreadyRunning, Running, hold, holder, read_running, write_running
 
 # --- the lock and the state ---
@@ -104,6 +104,15 @@ def test_a_probe_takes_only_the_right_answer(
 def test_a_probe_of_nothing_says_what_is_missing(tmp_path: Path) -> None:
     assert ask(Probe(Question.NOTHING)) is None
     assert ask(Probe(Question.REDIS_PING, str(tmp_path / "s"))) == "No such file or directory"
+
+
+def test_a_port_that_somebody_else_answers_is_not_our_readiness(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        host, port = other.getsockname()
+        probe = Probe(Question.READYZ, f"{host}:{port}", also=str(tmp_path / "gateway.sock"))
+        assert ask(probe) == "not listening yet"
+        assert not is_free(host, port)
+    assert is_free(host, port)
 
 
 # --- leftovers ---
