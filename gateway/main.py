@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
@@ -59,12 +60,12 @@ async def run(settings: Settings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with serving(settings, podman_driver) as (gateway, address):
+    async with serving(settings, podman_driver) as node:
         gc.collect()
         gc.freeze()  # what start-up made stays: the collector need not look at it again
-        log.info("serving %s", address)
+        log.info("serving %s", node.url)
         await stop.wait()
-        log.info("stopping: %s", gateway.executor.stats())
+        log.info("stopping: %s", node.gateway.executor.stats())
 
 
 def podman_driver(settings: Settings, release_code: Callable[[str], None]) -> Driver:
@@ -74,21 +75,26 @@ def podman_driver(settings: Settings, release_code: Callable[[str], None]) -> Dr
     return PodmanDriver(settings, release_code)
 
 
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A gateway that listens at `url`."""
+
+    gateway: Gateway
+    url: str
+    server: uvicorn.Server
+
+
 @asynccontextmanager
-async def serving(
-    settings: Settings, make_driver: MakeDriver
-) -> AsyncIterator[tuple[Gateway, str]]:
-    """A node that listens, and its address. Leaving drains it: running invocations finish within
-    `drain_s`, new ones are refused, then connections and sandboxes are closed."""
+async def serving(settings: Settings, make_driver: MakeDriver) -> AsyncIterator[Node]:
+    """A node. Leaving drains it: running invocations finish within `drain_s`, new ones are
+    refused, then connections and sandboxes are closed."""
     certificate = Certificate.of(settings)
     async with opened(settings, make_driver) as gateway:
         with _listen(settings) as outside, _listen_inside(settings.internal_socket) as inside:
-            host, port = outside.getsockname()[:2]
-            scheme = "http" if certificate is None else "https"
             checks = _serve(gateway.internal, inside, None)
             served = _serve(gateway.edge, outside, certificate)
             async with checks, served as server:
-                yield gateway, f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+                yield Node(gateway, _url(outside, certificate), server)
                 gateway.parts.health.draining = True
                 until = time.monotonic() + settings.drain_s
                 await gateway.executor.drain()
@@ -138,6 +144,12 @@ async def _sweep(server: uvicorn.Server) -> None:
     while True:
         await asyncio.sleep(SWEEP_S)
         sweep(server.server_state.connections, loop.time())
+
+
+def _url(sock: socket.socket, certificate: Certificate | None) -> str:
+    host, port = sock.getsockname()[:2]
+    scheme = "http" if certificate is None else "https"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 @contextlib.contextmanager

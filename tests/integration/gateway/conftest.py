@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 
 from catalog.catalog import Catalog
 from core.errors import HearthError
@@ -113,6 +114,7 @@ class Node:
     admin_key: str
     client: httpx.AsyncClient
     builder: Builder
+    server: uvicorn.Server
 
     @property
     def catalog(self) -> Catalog:
@@ -168,7 +170,8 @@ class Node:
 @contextlib.asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[Node]:
     """A node on these settings."""
-    async with serving(settings, make_process_driver) as (gateway, url):
+    async with serving(settings, make_process_driver) as served:
+        gateway = served.gateway
         key = settings.admin_key_file.read_text().strip()
         notices = Notices(settings.redis)
         builder = Builder(gateway.parts.catalog, notices, settings.internal_socket)
@@ -176,8 +179,10 @@ async def running(settings: Settings) -> AsyncIterator[Node]:
         task = asyncio.create_task(builder.run())
         headers = {"authorization": f"Bearer {key}"}
         try:
-            async with httpx.AsyncClient(base_url=url, headers=headers, timeout=60) as client:
-                yield Node(gateway, settings, url, key, client, builder)
+            async with httpx.AsyncClient(
+                base_url=served.url, headers=headers, timeout=60
+            ) as client:
+                yield Node(gateway, settings, served.url, key, client, builder, served.server)
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
