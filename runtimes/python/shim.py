@@ -185,7 +185,8 @@ def load(config: dict[str, Any], task: str) -> tuple[Answer, Function | None]:
     apply_environment(config, task)
     try:
         os.chdir(task)
-        sys.path[:0] = [task, os.path.join(task, ".hearth/site-packages")]
+        asked = [path for path in os.environ.get("PYTHONPATH", "").split(":") if path]
+        sys.path[:0] = [task, *asked, os.path.join(task, ".hearth/site-packages")]
         handler = find_handler(config["handler"], task)
         return (READY, {}, b""), Function(handler, config)
     except BaseException as error:  # importing user code may raise anything, SystemExit too

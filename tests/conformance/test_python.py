@@ -175,6 +175,17 @@ def test_a_package_is_a_module_too(boot: Boot) -> None:
     assert (missing.kind, missing.head["found"]) == (INIT_ERROR, ["pkg"])
 
 
+def test_pythonpath_is_honoured(boot: Boot) -> None:
+    sandbox = boot(
+        {
+            "main.py": "import far\ndef handler(event, context): return far.x\n",
+            "lib/far.py": "x = 1",
+        }
+    )
+    assert sandbox.init(env={"PYTHONPATH": f"{sandbox.task_inside}/lib:"}).kind == READY
+    assert sandbox.call(1).result == 1
+
+
 def test_chained_exceptions_are_told(boot: Boot) -> None:
     sandbox = ready(
         boot,

@@ -203,6 +203,11 @@ class Sandbox:
         for descriptor in self.outputs.values():
             os.set_blocking(descriptor, False)
 
+    @property
+    def task_inside(self) -> str:
+        """Where the function finds its own code."""
+        return "/var/task" if place_of(self.runtime) == "image" else str(self.task)
+
     # --- frames ---
 
     def receive(self) -> Frame:
