@@ -28,9 +28,10 @@ export function encode(result) {
   return text;
 }
 
-// --- in -------------------------------------------------------------------------------------------
+// --- in ----------------------------------------------------------------------------------------
 
-const TEXT_TYPE = /^(text\/|application\/(json|xml|javascript|x-www-form-urlencoded)$)|\+(json|xml)$/;
+const TEXT_TYPE =
+  /^(text\/|application\/(json|xml|javascript|x-www-form-urlencoded)$)|\+(json|xml)$/;
 const MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(" ");
 
 /** What the handler gets; throws when an event is not JSON. */
@@ -125,7 +126,7 @@ function unescape(text) {
   return Buffer.from(bytes.replace(/%([0-9a-fA-F]{2})/g, byte), "latin1").toString();
 }
 
-// --- out ------------------------------------------------------------------------------------------
+// --- out ---------------------------------------------------------------------------------------
 
 const HEADER_NAME = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/;
 const HEADER_VALUE = /^[^\x00-\x08\x0a-\x1f\x7f]*$/; // eslint-disable-line no-control-regex

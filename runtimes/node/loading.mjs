@@ -39,8 +39,8 @@ export function applyEnvironment(head) {
 }
 
 /**
- * Collect garbage as a small machine would. V8 sized its heap when the stem booted, for a machine as
- * large as the host, and would let garbage fill the function's memory before it looks at it.
+ * Collect garbage as a small machine would. V8 sized its heap when the stem booted, for a machine
+ * as large as the host, and would let garbage fill the function's memory before it looks at it.
  */
 export function boundHeap(memoryMb) {
   if (memoryMb <= 1024) setFlagsFromString("--semi-space-growth-factor=1");

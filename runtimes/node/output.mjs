@@ -1,4 +1,4 @@
-// Output and end of the process: nothing that the function wrote is lost, nothing of its own delays.
+// Output and end of the process: nothing that was written is lost, nothing delays the end.
 
 import { writeSync } from "node:fs";
 import { syncBuiltinESMExports } from "node:module";

@@ -44,7 +44,7 @@ function receive(kind, number, head, body) {
   return init(head).catch(failInit);
 }
 
-// --- becoming a function --------------------------------------------------------------------------
+// --- becoming a function -----------------------------------------------------------------------
 
 async function init(head) {
   applyEnvironment(head);
