@@ -93,20 +93,20 @@ class Builder:
             layers = self._layers(version, build_log, pulse)
             self._check(version, layers, build_log, pulse)
             pulse.check()
-            self._keep_log(version.id, build_log)
-            self.catalog.activate(version.id, layers)
             build_log.line(f"ready: {version.label} is active ({time.monotonic() - began:.1f} s)")
+            pulse.keep_log()
+            self.catalog.activate(version.id, layers)
             return VersionStatus.ACTIVE
         except VersionNotFound:
             raise TakenOver from None  # deleted meanwhile, and its build with it
         except (HandedBack, TakenOver, PartAway):
             raise
         except HearthError as error:
-            return self._fail(build.version_id, error.message, build_log)
+            return self._fail(build.version_id, error.message, build_log, pulse)
         except Exception as error:
             log.exception("building %s", build.version_id)
             told = f"a fault in the builder: {type(error).__name__}: {error}"
-            return self._fail(build.version_id, told, build_log)
+            return self._fail(build.version_id, told, build_log, pulse)
 
     def _greet(self, build: Build, version: Version, build_log: BuildLog) -> None:
         if build.attempts > BUILD_ATTEMPTS_MAX:
@@ -178,10 +178,12 @@ class Builder:
         build_log.line(f"{version.label} is {version.status.value}")
         return version.status
 
-    def _fail(self, version_id: str, message: str, build_log: BuildLog) -> VersionStatus:
+    def _fail(
+        self, version_id: str, message: str, build_log: BuildLog, pulse: Pulse
+    ) -> VersionStatus:
         line = " ".join(message.split())[:_ERROR_LENGTH_MAX]
         build_log.line(f"failed: {line}")
-        self._keep_log(version_id, build_log)
+        pulse.keep_log()
         try:
             self.catalog.fail(version_id, line)
         except VersionNotFound:
@@ -189,11 +191,6 @@ class Builder:
         except (Conflict, VersionNotActive):  # somebody else had activated it: that stands
             return VersionStatus.ACTIVE
         return VersionStatus.FAILED
-
-    def _keep_log(self, version_id: str, build_log: BuildLog) -> None:
-        """Before the version's end shows: who sees that reads the log, and finds why in it."""
-        if not self.catalog.heartbeat(version_id, self.name, build_log.text()):
-            raise TakenOver
 
     def _finish(self, version_id: str, build_log: BuildLog, status: VersionStatus) -> None:
         ended = {

@@ -47,6 +47,7 @@ class Pulse:
         self._stopping = stopping
         self._lost = threading.Event()
         self._done = threading.Event()
+        self._telling = threading.Lock()  # or an older log could be written over a newer one
         self._interrupt: Callable[[], None] | None = None
         self._thread = threading.Thread(target=self._beat, name=f"pulse-{version_id}", daemon=True)
 
@@ -64,6 +65,13 @@ class Pulse:
             raise TakenOver
         if self._stopping.is_set():
             raise HandedBack
+
+    def keep_log(self) -> None:
+        """Have the catalog know every line so far. To be called before the version's end shows:
+        who sees that reads the log, and looks in it for the reason. TakenOver, PartAway."""
+        self._write_log()
+        if self._lost.is_set():
+            raise TakenOver
 
     def wait(self, seconds: float) -> None:
         """Sleep, at most so long, and `check`."""
@@ -97,8 +105,12 @@ class Pulse:
 
     def _tell(self) -> None:
         try:
-            if not self._catalog.heartbeat(self._version_id, self._builder, self._log.text()):
-                self._lost.set()
+            self._write_log()
         except HearthError as error:
             # The build goes on: if nobody hears of it for long it is taken over, and then it stops.
             log.warning("no heartbeat for %s: %s", self._version_id, error.message)
+
+    def _write_log(self) -> None:
+        with self._telling:
+            if not self._catalog.heartbeat(self._version_id, self._builder, self._log.text()):
+                self._lost.set()
