@@ -47,6 +47,24 @@ def test_a_handler_that_is_not_there_fails_the_build_and_says_what_is(workshop: 
     assert "Traceback (most recent call last):" in lines
 
 
+@pytest.mark.parametrize(("status", "change"), [(200, "activate"), (422, "fail")])
+def test_who_sees_the_end_of_a_version_finds_its_last_line_in_the_log(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, status: int, change: str
+) -> None:
+    workshop.gateway.answer = lambda _: (status, {"error": {"message": "no"}})
+    version = workshop.deploy(HELLO)
+    seen: list[str] = []
+    real = getattr(workshop.catalog, change)
+
+    def observed(*arguments: object) -> object:
+        seen.append(workshop.log_of(version).splitlines()[-1].split(":")[0])
+        return real(*arguments)
+
+    monkeypatch.setattr(workshop.catalog, change, observed)
+    workshop.build(version)
+    assert seen == ["ready" if change == "activate" else "failed"]
+
+
 def test_a_failed_build_leaves_the_version_before_it_serving(workshop: Workshop) -> None:
     first = workshop.build(workshop.deploy(HELLO))
     workshop.gateway.answer = lambda _: (422, {"error": {"message": "no"}})

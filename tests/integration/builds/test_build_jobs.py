@@ -78,7 +78,8 @@ def test_a_job_that_names_os_system_is_refused_and_does_not_run(
     redis = connect(redis_url)
     queue = Queue(BUILDS, connection=redis, serializer=JSONSerializer)
     with working(redis_url, {"build": lambda version_id: ran.append(version_id)}):
-        job = queue.enqueue("os.system", f"touch {tmp_path}/ran")
+        command = {"command": f"touch {tmp_path}/ran"}
+        job = queue.enqueue_call("os.system", kwargs=command)
         assert ends(redis, job.id) == "failed"
         JobQueue(redis_url).enqueue("build", version_id="next")
         eventually(lambda: ran, "the worker goes on")
