@@ -20,8 +20,6 @@ handler = "main.handler"  # the file main{suffix}, its function handler
 memory_mb = 128
 timeout_s = 10
 
-# network = "egress"  # may call the internet; without it there is no network at all
-
 # [env]
 # GREETING = "Hello"
 """
