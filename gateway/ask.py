@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from catalog.catalog import Catalog
-from core.errors import ConfigInvalid, RequestInvalid, Unauthenticated
+from core.errors import CallerError, RequestInvalid, Unauthenticated, Unprocessable
 from core.limits import JSON_BODY_BYTES_MAX, PAGE_ITEMS_MAX
 from core.settings import Settings
 from events.jobs import JobQueue
@@ -62,11 +62,11 @@ class Ask:
             raise Unauthenticated("a key is needed: send `Authorization: Bearer <key>`")
         return self.caller_or_none
 
-    async def json(self, model: type[Model]) -> Model:
-        """The body, validated; an empty one is an empty object."""
+    async def json(self, model: type[Model], error: type[CallerError] = Unprocessable) -> Model:
+        """The body, validated; an empty one is an empty object. RequestInvalid, `error`."""
         head = dict(self.request.scope["headers"])
         body = await read_body(self.request.receive, head, JSON_BODY_BYTES_MAX)
-        return read_json(model, body or b"{}", error=ConfigInvalid)
+        return read_json(model, body or b"{}", error=error)
 
     def number(self, name: str) -> int:
         """A version number from the path."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from starlette.responses import Response
 
-from core.errors import BuildFailed, FunctionNotFound, HearthError, VersionNotActive
+from core.errors import BuildFailed, ConfigInvalid, FunctionNotFound, HearthError, VersionNotActive
 from core.limits import BUILD_LOG_TAIL_BYTES
 from core.model import FunctionConfig, Version, VersionStatus
 from gateway.answers import VersionOut, answer
@@ -44,7 +44,7 @@ async def deploy(ask: Ask, *, must_be_new: bool) -> Response:
 async def reconfigure(ask: Ask) -> Response:
     """The whole of PATCH /v1/functions/{name}: what `latest` runs, with other settings."""
     parts = ask.parts
-    changes = await ask.json(ConfigChanges)
+    changes = await ask.json(ConfigChanges, ConfigInvalid)
     await _can_build(parts)
     version = await asyncio.to_thread(_add_changed, ask, changes)
     return await _build(ask, version)

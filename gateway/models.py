@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from core.errors import CallerError, ConfigInvalid, NameInvalid
+from core.errors import CallerError, ConfigInvalid, NameInvalid, RequestInvalid
 from core.limits import (
     ALIAS_WEIGHTS_MAX,
     DESCRIPTION_LENGTH_MAX,
@@ -200,7 +200,7 @@ Model = TypeVar("Model", bound=BaseModel)
 def read_json(
     model: type[Model], body: bytes, *, error: type[CallerError] = ConfigInvalid
 ) -> Model:
-    """The body as the model. `error` (422) names each field that cannot be."""
+    """The body as the model. `error` (422) names each field that cannot be; RequestInvalid."""
     try:
         return model.model_validate_json(body)
     except ValidationError as invalid:
@@ -219,7 +219,9 @@ def refusal(
     invalid: ValidationError, error: type[CallerError], *, where: str | None = None
 ) -> CallerError:
     """Our error from pydantic's: each field and what is wrong, never the value, which may be
-    somebody's secret."""
+    somebody's secret. RequestInvalid (400) for what is not JSON at all."""
+    if invalid.errors(include_input=False)[0]["type"] == "json_invalid":
+        return RequestInvalid("this is not JSON")
     fields = [
         {"field": ".".join(map(str, found["loc"])) or "body", "message": _says(found)}
         for found in invalid.errors(include_url=False, include_context=False, include_input=False)

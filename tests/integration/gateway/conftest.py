@@ -52,6 +52,17 @@ def packed(files: Mapping[str, str | bytes]) -> bytes:
     return out.getvalue()
 
 
+def form_of(
+    files: Mapping[str, str | bytes] | bytes, config: str | None, filename: str = "code.tar.gz"
+) -> dict[str, Any]:
+    """A deploy's form, as httpx takes it."""
+    archive = files if isinstance(files, bytes) else packed(files)
+    form: dict[str, Any] = {"archive": (filename, archive, "application/octet-stream")}
+    if config is not None:
+        form["config"] = (None, config, "application/json")
+    return form
+
+
 @dataclass
 class Builder:
     """Stands in for the builder process: checks through the internal socket, then activates."""
@@ -135,12 +146,8 @@ class Node:
         **options: Any,
     ) -> httpx.Response:
         """PUT /v1/functions/{name} as a form."""
-        archive = files if isinstance(files, bytes) else packed(files)
         said = {"runtime": "python3.13", **(config or {})}
-        form = {
-            "archive": (filename, archive, "application/octet-stream"),
-            "config": (None, json.dumps(said), "application/json"),
-        }
+        form = form_of(files, json.dumps(said), filename)
         query = "?wait=true" if wait else ""
         return await self.client.put(f"/v1/functions/{name}{query}", files=form, **options)
 

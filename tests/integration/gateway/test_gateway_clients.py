@@ -324,8 +324,8 @@ async def test_http_1_0_and_expect_are_served(node: Node) -> None:
         writer.write(b'"a"')
         assert (await asyncio.wait_for(reader.read(), WAIT_S)).endswith(b'"a"')
     async with connected(node) as (reader, writer):
-        lines = ("expect: 100-continue", "content-length: 99999999999")
-        writer.write(head(node, "/v1/functions/echo/invocations", *lines))
+        large = ("expect: 100-continue", "content-length: 99999999999")
+        writer.write(head(node, "/v1/functions/echo/invocations", *large))
         assert (await asyncio.wait_for(reader.read(), WAIT_S)).startswith(b"HTTP/1.1 413")
 
 

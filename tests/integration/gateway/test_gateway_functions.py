@@ -11,7 +11,7 @@ from typing import Any
 
 from core.model import VersionStatus
 from gateway.answers import AliasOut, FunctionOut, Page, VersionOut
-from tests.integration.gateway.conftest import ECHO, Node, packed
+from tests.integration.gateway.conftest import ECHO, Node, form_of, packed
 
 SAYS = "def handler(event, context):\n    return {}\n"
 
@@ -114,7 +114,7 @@ async def test_the_manifest_counts_and_the_request_wins(node: Node) -> None:
         'name = "other"\nruntime = "python"\nmemory_mb = 256\ntimeout_s = 5\n[env]\nA = "b"\n'
     )
     files = {"main.py": ECHO, "hearth.toml": manifest}
-    form = {"archive": ("c.tar.gz", packed(files)), "config": (None, '{"timeout_s": 7}')}
+    form = form_of(files, '{"timeout_s": 7}')
     answer = await node.client.put("/v1/functions/hello?wait=true", files=form)
     assert answer.status_code == 201, answer.text
     config = answer.json()["config"]
@@ -134,7 +134,7 @@ MANIFESTS = [
 
 async def test_a_manifest_that_cannot_be_is_a_422(node: Node) -> None:
     for manifest, field in MANIFESTS:
-        form = {"archive": ("c.tar.gz", packed({"main.py": ECHO, "hearth.toml": manifest}))}
+        form = form_of({"main.py": ECHO, "hearth.toml": manifest}, None)
         answer = await node.client.put("/v1/functions/hello", files=form)
         assert (answer.status_code, answer.json()["error"]["code"]) == (422, "config_invalid")
         assert answer.json()["error"]["fields"][0]["field"] == field
@@ -177,10 +177,7 @@ async def test_a_config_that_cannot_be_names_the_field(node: Node) -> None:
 
 
 async def test_post_creates_only_what_does_not_exist(node: Node) -> None:
-    form = {
-        "archive": ("c.tar.gz", packed({"main.py": ECHO})),
-        "config": (None, '{"name": "new", "runtime": "python"}'),
-    }
+    form = form_of({"main.py": ECHO}, '{"name": "new", "runtime": "python"}')
     assert (await node.client.post("/v1/functions?wait=true", files=form)).status_code == 201
     again = await node.client.post("/v1/functions", files=form)
     assert (again.status_code, again.json()["error"]["code"]) == (409, "function_exists")
@@ -225,7 +222,8 @@ async def test_functions_are_listed_in_pages_by_name(node: Node) -> None:
     node.builder.held.clear()
     for name in ("c", "a", "b"):
         await node.put(name, {"main.py": ECHO}, wait=False)
-    names, cursor = [], ""
+    names: list[str] = []
+    cursor: str | None = ""
     while cursor is not None:
         query = f"?limit=2{cursor and '&cursor=' + cursor}"
         answer = await node.client.get(f"/v1/functions{query}")
@@ -265,9 +263,9 @@ async def test_versions_are_listed_shown_and_deleted(node: Node) -> None:
     assert (await node.client.delete("/v1/functions/hello/versions/1")).status_code == 204
     gone = await node.invoke("hello:1")
     assert (gone.status_code, gone.json()["error"]["code"]) == (404, "version_not_found")
-    for number in ("1", "0", "99999999999", "4294967296"):
-        shown = await node.client.get(f"/v1/functions/hello/versions/{number}")
-        assert shown.status_code in (400, 404), number
+    for odd in ("1", "0", "99999999999", "4294967296"):
+        shown = await node.client.get(f"/v1/functions/hello/versions/{odd}")
+        assert shown.status_code in (400, 404), odd
     assert (await node.client.get("/v1/functions/hello/versions/x")).status_code == 400
 
 

@@ -274,7 +274,7 @@ async def test_a_sane_request_id_is_kept_and_any_other_replaced(node: Node) -> N
             if answer.status_code >= 400:
                 assert answer.json()["error"]["request_id"] == sane
         for odd in ("a b", "x" * 129, "", "é", "<script>"):
-            headers = {"x-request-id": odd.encode()}
+            headers = {b"x-request-id": odd.encode()}
             answer = await node.client.get(path, headers=headers)
             (ours,) = answer.headers.get_list("x-request-id")
             assert len(ours) == 36, path

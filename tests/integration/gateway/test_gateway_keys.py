@@ -10,13 +10,10 @@ import pytest
 
 from core.settings import Settings, SettingsInvalid
 from gateway.answers import KeyMade, KeyOut, Page
-from tests.integration.gateway.conftest import ECHO, Node, packed, running
+from tests.integration.gateway.conftest import ECHO, Node, form_of, running
 
 NOBODY = {"authorization": ""}
-DEPLOY_FORM = {
-    "archive": ("c.tar.gz", packed({"main.py": ECHO})),
-    "config": (None, '{"runtime": "python"}'),
-}
+DEPLOY_FORM = form_of({"main.py": ECHO}, '{"runtime": "python"}')
 CALLS = {
     "list": ("GET", "/v1/functions"),
     "show": ("GET", "/v1/functions/hello"),

@@ -154,7 +154,7 @@ async def test_a_full_disk_is_said_and_nothing_stays(settings: Settings) -> None
         async with running(replace(settings, data_dir=disk / "data")) as node:
             await node.deploy("hello")
             for size in (20 * MIB, 7 * MIB):  # no room to receive it; no room to store it too
-                files = {"main.py": ECHO, "noise.bin": os.urandom(size)}
+                files: dict[str, str | bytes] = {"main.py": ECHO, "noise.bin": os.urandom(size)}
                 answer = await node.put("new", files, wait=False)
                 assert answer.status_code == 503, answer.text
                 assert answer.json()["error"]["code"] == "disk_full"

@@ -26,7 +26,7 @@ from core.settings import Settings, SettingsInvalid
 from events.notices import Notices
 from gateway import tls
 from gateway.main import check_address
-from tests.integration.gateway.conftest import Builder, packed, running
+from tests.integration.gateway.conftest import Builder, form_of, running
 
 # The real process but for the driver: sandboxes without isolation.
 LAUNCHER = """
@@ -56,10 +56,7 @@ class Process:
 
     async def deploy(self, name: str, code: str) -> None:
         """A version that is active when this returns."""
-        form = {
-            "archive": ("c.tar.gz", packed({"main.py": code})),
-            "config": (None, '{"runtime": "python"}'),
-        }
+        form = form_of({"main.py": code}, '{"runtime": "python"}')
         answer = await self.client.put(f"/v1/functions/{name}?wait=true", files=form)
         assert answer.status_code == 201, answer.text
 
