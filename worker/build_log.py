@@ -17,7 +17,7 @@ from core.limits import (
 _HEAD_BYTES = BUILD_LOG_BYTES_MAX // 4  # how it began is kept for ever; of the rest, the end
 _TAIL_BYTES = BUILD_LOG_BYTES_MAX - _HEAD_BYTES - 256  # 256: room for the line about lost ones
 
-_ESCAPES = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|[@-Z\\-_]|\].*?(?:\x07|\x1b\\))")
+_ESCAPES = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\].*?(?:\x07|\x1b\\)|[@-Z\\-_])")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\x80-\x9f]")
 _USERINFO = re.compile(r"(?<=://)[^/\s@]+(?=@)")
 
@@ -34,6 +34,7 @@ class BuildLog:
         self._lost = 0
         self._partial = b""
         self._output_bytes = 0
+        self._is_over = False
         self._secrets: tuple[str, ...] = ()
         self.lines = 0  # ever written; changes when the text does
         for line in text.splitlines():
@@ -61,11 +62,11 @@ class BuildLog:
 
     def write(self, output: bytes) -> None:
         """Add what a process wrote. Lines need not be whole; `end_output` adds the last."""
-        left = BUILD_OUTPUT_BYTES_MAX - self._output_bytes
-        self._output_bytes += len(output)
-        if left <= 0:
+        if self._is_over:
             return
-        if len(output) > left:
+        self._output_bytes += len(output)
+        if self._output_bytes > BUILD_OUTPUT_BYTES_MAX:
+            self._is_over = True
             self.end_output()
             self.line(f"… over {BUILD_OUTPUT_BYTES_MAX >> 20} MiB of output: the rest is lost …")
             return
