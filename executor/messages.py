@@ -14,6 +14,7 @@ from executor.response import check_response
 from executor.wire import Frame, FrameType, WireError, head_of
 
 _TEXT_MAX = 16 * 1024  # as the shims cut it
+_LOGGED_LINES_MAX, _LOGGED_LENGTH_MAX = 64, 2048
 _TRACE_LINES_MAX = 256  # a shim sends 201 at most, and the last ones matter most
 
 
@@ -66,6 +67,12 @@ def outcome_of(frame: Frame, call: Call, handler_ms: float) -> Outcome:
         # Whatever a hostile head makes our own code raise (a RecursionError, say) is its fault.
         raise WireError(f"{frame.type.name} cannot be read: {type(error).__name__}") from error
     return Outcome(status, headers, frame.body, cold=False, timing=timing)
+
+
+def logged(failure: Failure) -> list[str]:
+    """What the function's log says of its own error: the trace's end, or all there is to say."""
+    trace = failure.trace[-_LOGGED_LINES_MAX:]
+    return [line[:_LOGGED_LENGTH_MAX] for line in trace or (f"{failure.type}: {failure.message}",)]
 
 
 def init_failure(head: dict[str, Any]) -> FunctionInitFailed:

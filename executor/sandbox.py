@@ -27,7 +27,7 @@ from core.limits import HELLO_TIMEOUT_S, INIT_TIMEOUT_S
 from core.model import Version
 from executor.call import Call, LogLine, LogSink, Outcome, Timing
 from executor.logpipe import Journal, LogPipe, Stream
-from executor.messages import call_head, init_failure, init_head, outcome_of
+from executor.messages import call_head, init_failure, init_head, logged, outcome_of
 from executor.wire import Decoder, Frame, FrameType, WireError, encode, head_of
 from runtimes.registry import Runtime
 
@@ -245,6 +245,8 @@ class Sandbox(asyncio.Protocol):
             raise
         pending.timer.cancel()
         del self._calls[frame.call]
+        if outcome.failure is not None:
+            self._emit(pending.call.id, "platform", logged(outcome.failure))
         if not pending.future.done():
             pending.future.set_result(outcome)
         if self._when_quiet and not self._calls:
@@ -258,7 +260,7 @@ class Sandbox(asyncio.Protocol):
     # --- the end ---------------------------------------------------------------------------------
 
     def _expire(self, number: int) -> None:
-        pending = self._calls.get(number)
+        pending = self._calls.pop(number, None)
         if pending is None or self.version is None:
             return
         timeout_s = self.version.config.timeout_s
@@ -281,6 +283,7 @@ class Sandbox(asyncio.Protocol):
         calls, self._calls = self._calls, {}
         for pending in calls.values():
             pending.timer.cancel()
+            self.note(error.message, pending.call.id)
             pending.fail(error)
         self.on_died(self)
         self._tell_quiet()
