@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     invariant,
+    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -33,9 +33,9 @@ from core.errors import (
 from core.model import LATEST, Alias, VersionStatus
 from tests.integration.catalog.make import config
 
-NUMBERS = st.integers(1, 8)
-ALIASES = st.sampled_from([LATEST, "prod", "canary"])
-SHARES = st.dictionaries(NUMBERS, st.sampled_from([0.1, 0.25, 0.5]), max_size=2)
+PICKS = st.integers(0, 11)  # of what there is, so that few steps meet only a refusal
+ALIASES = st.sampled_from([LATEST, "prod"])
+SHARES = st.dictionaries(PICKS, st.sampled_from([0.1, 0.25, 0.5]), max_size=2)
 
 
 @dataclass
@@ -105,6 +105,16 @@ class CatalogMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         self._context.__exit__(None, None, None)
 
+    def some_number(self, pick: int) -> int:
+        """A version's, or one that none has."""
+        numbers = [*sorted(self.model.versions), self.model.last + 1]
+        return numbers[pick % len(numbers)]
+
+    def some_version(self, pick: int) -> int:
+        """A version's number; there is one."""
+        numbers = sorted(self.model.versions)
+        return numbers[pick % len(numbers)]
+
     def expect(self, refused: type[HearthError] | None, call: Callable[[], object]) -> None:
         """The call is refused for exactly that reason, or not at all."""
         try:
@@ -114,18 +124,31 @@ class CatalogMachine(RuleBasedStateMachine):
         else:
             assert refused is None
 
-    @rule()
-    def deploy(self) -> None:
-        version = self.catalog.add_version(self.id, config(), archive_digest="d", archive_bytes=1)
-        self.model.last += 1
-        assert version.number == self.model.last
-        self.model.versions[version.number] = VersionStatus.BUILDING
+    @rule(count=st.integers(1, 3))
+    def deploy(self, count: int) -> None:
+        for _ in range(count):
+            version = self.catalog.add_version(
+                self.id, config(), archive_digest="d", archive_bytes=1
+            )
+            self.model.last += 1
+            assert version.number == self.model.last
+            self.model.versions[version.number] = VersionStatus.BUILDING
 
-    @rule(number=NUMBERS)
+    @precondition(lambda self: VersionStatus.BUILDING in self.model.versions.values())
+    @rule(pick=PICKS)
+    def finish_a_build(self, pick: int) -> None:
+        """Any of them, so that often an older one ends after a newer one."""
+        building = [n for n, s in self.model.versions.items() if s is VersionStatus.BUILDING]
+        self.activate(building[pick % len(building)])
+
+    @precondition(lambda self: self.model.versions)
+    @rule(pick=PICKS)
+    def finish_a_build_that_may_have_ended(self, pick: int) -> None:
+        self.activate(self.some_version(pick))
+
     def activate(self, number: int) -> None:
-        status = self.model.versions.get(number)
-        if status is None:
-            return
+        """And point `latest` there, if it has been no further."""
+        status = self.model.versions[number]
         version_id = self.catalog.version(self.id, number).id
         refused = VersionNotActive if status is VersionStatus.FAILED else None
         self.expect(refused, lambda: self.catalog.activate(version_id, ("d",)))
@@ -134,19 +157,21 @@ class CatalogMachine(RuleBasedStateMachine):
             if number > self.model.aliases.get(LATEST, Pointer([], 0)).furthest:
                 self.model.point(LATEST, number, {})
 
-    @rule(number=NUMBERS)
-    def fail(self, number: int) -> None:
-        status = self.model.versions.get(number)
-        if status is None:
-            return
+    @precondition(lambda self: self.model.last > 3 and self.model.versions)
+    @rule(pick=PICKS)
+    def fail(self, pick: int) -> None:
+        number = self.some_version(pick)
+        status = self.model.versions[number]
         version_id = self.catalog.version(self.id, number).id
         refused = Conflict if status is VersionStatus.ACTIVE else None
         self.expect(refused, lambda: self.catalog.fail(version_id, "x"))
         if status is VersionStatus.BUILDING:
             self.model.versions[number] = VersionStatus.FAILED
 
-    @rule(number=NUMBERS)
-    def delete_version(self, number: int) -> None:
+    @precondition(lambda self: self.model.last > 3)
+    @rule(pick=PICKS)
+    def delete_version(self, pick: int) -> None:
+        number = self.some_number(pick)
         refused: type[HearthError] | None = None
         if number not in self.model.versions:
             refused = VersionNotFound
@@ -156,14 +181,18 @@ class CatalogMachine(RuleBasedStateMachine):
         if refused is None:
             del self.model.versions[number]
 
-    @rule(name=ALIASES, number=NUMBERS, weights=SHARES)
-    def put_alias(self, name: str, number: int, weights: dict[int, float]) -> None:
+    @precondition(lambda self: self.model.versions)
+    @rule(name=ALIASES, pick=PICKS, shares=SHARES)
+    def put_alias(self, name: str, pick: int, shares: dict[int, float]) -> None:
+        number = self.some_number(pick)
+        weights = {self.some_number(other): share for other, share in shares.items()}
         weights.pop(number, None)
         refused = self.model.refusal(number, *weights)
         self.expect(refused, lambda: self.catalog.put_alias(self.id, Alias(name, number, weights)))
         if refused is None:
             self.model.point(name, number, weights)
 
+    @precondition(lambda self: self.model.aliases)
     @rule(name=ALIASES)
     def delete_alias(self, name: str) -> None:
         there = name in self.model.aliases
@@ -172,6 +201,7 @@ class CatalogMachine(RuleBasedStateMachine):
         if refused is None:
             del self.model.aliases[name]
 
+    @precondition(lambda self: self.model.aliases)
     @rule(name=ALIASES)
     def rollback(self, name: str) -> None:
         refused: type[HearthError] | None = None
@@ -181,6 +211,12 @@ class CatalogMachine(RuleBasedStateMachine):
             refused = Conflict
         self.expect(refused, lambda: self.catalog.rollback(self.id, name))
 
+    @precondition(lambda self: LATEST in self.model.aliases)
+    @rule()
+    def roll_latest_back(self) -> None:
+        self.rollback(LATEST)
+
+    @precondition(lambda self: self.model.last > 9)
     @rule()
     def start_anew(self) -> None:
         self.catalog.delete_function("default", "f")
@@ -213,7 +249,6 @@ class CatalogMachine(RuleBasedStateMachine):
         self.seen = taken
 
 
-@pytest.mark.timeout(300)
 def test_any_sequence_leaves_what_a_simple_model_expects(sqlite_template: Path) -> None:
     memory = Path("/dev/shm")  # the disk has nothing to say here, and an fsync for each step would
 
@@ -235,6 +270,7 @@ def test_any_sequence_leaves_what_a_simple_model_expects(sqlite_template: Path) 
             stateful_step_count=30,
             deadline=None,
             derandomize=True,
+            phases=[Phase.generate],  # to shrink a failure takes minutes: add Phase.shrink then
             suppress_health_check=list(HealthCheck),
         ),
     )
