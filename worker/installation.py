@@ -7,7 +7,7 @@ import re
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from worker.indexes import Index, Indexes, certificates, host_port
 from worker.layer_cache import LayerCache, Record
 from worker.pulse import Pulse
 
+_TURN_S = 0.5
 _BEGIN = """set -eu
 umask 022
 export HOME=/out/tmp/home TMPDIR=/out/tmp
@@ -148,10 +149,10 @@ class Installer:
 
     def _install(self, job: Job, plan: Plan, index: Index, builder: str) -> str | None:
         said, script = _SCRIPTS[plan.kind]
-        began = time.monotonic()
-        job.log.line(f"$ {said}")
         output = job.work / "out"
-        with self._uid() as uid:
+        with self._uid(job) as uid:
+            began = time.monotonic()
+            job.log.line(f"$ {said}")
             status = self._run(job, self._wanted(job, script, index, uid, output))
         if status != 0:
             raise BuildFailed(_why(said, status, job.log))
@@ -203,12 +204,24 @@ class Installer:
         return digest
 
     @contextmanager
-    def _uid(self) -> Iterator[int]:
-        uid = self._uids.get()
+    def _uid(self, job: Job) -> Iterator[int]:
+        """A free one; waits while as many installations run as may. Builds that install nothing
+        do not wait behind them."""
+        try:
+            uid = self._uids.get_nowait()
+        except queue.Empty:
+            job.log.line("waiting for another installation to end")
+            uid = self._next_uid(job.pulse)
         try:
             yield uid
         finally:
             self._uids.put(uid)
+
+    def _next_uid(self, pulse: Pulse) -> int:
+        while True:
+            pulse.check()
+            with suppress(queue.Empty):
+                return self._uids.get(timeout=_TURN_S)
 
     def _reachable(self, index: Index) -> tuple[frozenset[Endpoint], dict[str, str]]:
         """Where the index and the operator's further hosts are, and names for those addresses that
@@ -227,7 +240,7 @@ class Installer:
         """The registry that the builder image's npm uses when it is told nothing."""
         (job.work / "nothing").mkdir(exist_ok=True)  # empty: nobody needs to read it
         said: list[bytes] = []
-        with self._uid() as uid:
+        with self._uid(job) as uid:
             wanted = Installation(
                 image=job.runtime.builder_image,
                 command=("npm", "config", "get", "registry"),

@@ -15,7 +15,12 @@ from redis.exceptions import RedisError
 
 from catalog.catalog import Catalog
 from core.errors import PartAway
-from core.limits import BUILD_WAIT_S, BUILDER_FILES_MAX, BUILDER_RSS_BYTES_MAX
+from core.limits import (
+    BUILD_WAIT_S,
+    BUILDER_FILES_MAX,
+    BUILDER_RSS_BYTES_MAX,
+    BUILDS_AT_ONCE_MAX,
+)
 from core.settings import Settings, SettingsInvalid
 from events.connection import connect, describe
 from events.jobs import JobQueue
@@ -116,7 +121,7 @@ class BuilderProcess:
                 redis,
                 table,
                 name=f"{name}:{os.urandom(4).hex()}",
-                slots=self.settings.builds_max,
+                slots=max(BUILDS_AT_ONCE_MAX, self.settings.builds_max),
                 is_worn=self._look_at_wear,
             )
             self._worker = worker

@@ -254,6 +254,26 @@ def test_a_builder_asked_to_stop_while_it_installs_hands_back_at_once(
     assert containers_of(shop.settings.node) == []
 
 
+def test_a_function_that_installs_nothing_does_not_wait_for_those_that_do(
+    workshop_with_podman: Workshop,
+) -> None:
+    shop = workshop_with_podman
+    slow = python("./slow\n", **{"slow/setup.py": "import time; time.sleep(1000)"})
+    first, second = (shop.deploy(slow, name=name) for name in ("first", "second"))
+    builder = shop.start_builder(HEARTH_BUILDS_MAX="1")
+    for version in (first, second):
+        shop.jobs.enqueue("build", version_id=version.id)
+    both = (first, second)
+    eventually(lambda: any("$ pip" in shop.log_of(v) for v in both), "one installs")
+    eventually(lambda: any("waiting for another" in shop.log_of(v) for v in both), "one waits")
+    quick = shop.deploy({"main.py": ""}, name="quick")
+    shop.jobs.enqueue("build", version_id=quick.id)
+    assert shop.ended(quick).status is BuildStatus.SUCCEEDED
+    builder.send_signal(signal.SIGTERM)
+    assert builder.wait(100) == 0
+    assert {shop.catalog.build(v.id).status for v in both} == {BuildStatus.QUEUED}
+
+
 def test_podman_away_means_later_not_failed(workshop: Workshop) -> None:
     version = workshop.build(workshop.deploy(python("six\n")))
     assert version.status is VersionStatus.BUILDING

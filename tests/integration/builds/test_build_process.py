@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import pytest
 from redis import Redis
 
+from core.limits import BUILDS_AT_ONCE_MAX
 from core.model import BuildStatus, VersionStatus
 from tests.integration.builds.conftest import Workshop, eventually
 
@@ -73,13 +73,10 @@ def test_a_builder_killed_in_the_middle_is_replaced_by_the_next(workshop: Worksh
     assert (build.status, build.attempts) == (BuildStatus.SUCCEEDED, 2)
 
 
-@pytest.mark.parametrize("slots", ["1", "2"])
-def test_a_builder_asked_to_stop_hands_its_build_back_and_ends_well(
-    workshop: Workshop, slots: str
-) -> None:
+def test_a_builder_asked_to_stop_hands_its_build_back_and_ends_well(workshop: Workshop) -> None:
     version = workshop.deploy(HELLO)
     with held(workshop) as gate:
-        first = workshop.start_builder(HEARTH_BUILDS_MAX=slots)
+        first = workshop.start_builder()
         workshop.jobs.enqueue("build", version_id=version.id)
         assert gate.entered.wait(100)
         first.send_signal(signal.SIGTERM)
@@ -90,6 +87,19 @@ def test_a_builder_asked_to_stop_hands_its_build_back_and_ends_well(
     workshop.start_builder()
     build = workshop.ended(version)
     assert (build.status, build.attempts) == (BuildStatus.SUCCEEDED, 1)
+
+
+def test_a_builder_at_its_bound_can_still_be_stopped(workshop: Workshop) -> None:
+    versions = [workshop.deploy({"main.py": str(n)}) for n in range(BUILDS_AT_ONCE_MAX + 2)]
+    with held(workshop):
+        builder = workshop.start_builder()
+        for version in versions:
+            workshop.jobs.enqueue("build", version_id=version.id)
+        eventually(lambda: len(workshop.gateway.asked) == BUILDS_AT_ONCE_MAX, "all slots run")
+        builder.send_signal(signal.SIGTERM)
+        assert builder.wait(100) == 0
+    builds = [workshop.catalog.build(version.id) for version in versions]
+    assert {(build.status, build.attempts) for build in builds} == {(BuildStatus.QUEUED, 0)}
 
 
 def test_an_idle_builder_ends_at_once_when_asked(workshop: Workshop) -> None:
