@@ -175,9 +175,11 @@ def test_a_link_out_of_the_tree_is_refused(tmp_path: Path, target: str) -> None:
 
 def test_a_link_that_leaves_through_another_link_is_refused(tmp_path: Path) -> None:
     root = tmp_path / "fn"
-    make(root, "a/b/c/x.py")
-    (root / "short").symlink_to("a/b")
-    (root / "a" / "sneaky").symlink_to("../short/../../..")
+    make(root, "a/b/x.py")
+    make(tmp_path, "outside")
+    (root / "a" / "b" / "up").symlink_to("../..")
+    # Read as text it stays inside; followed, `up/..` is above the root.
+    (root / "sneaky").symlink_to("a/b/up/../outside")
     with pytest.raises(CliError, match="out of the directory"):
         pack(root, io.BytesIO())
 

@@ -309,6 +309,17 @@ def test_a_dead_gateway_is_cleaned_up_after_before_it_starts_again(
     assert (tmp_path / "cleaned").read_text() == "cleaned\n" * 2
 
 
+def test_the_gateway_alone_holds_the_lifeline(start: Start, tmp_path: Path) -> None:
+    supervised = start(*guarded(tmp_path))
+    supervised.wait_for("READY")
+    supervised.process.send_signal(signal.SIGSTOP)  # it must not be needed for the cleaning up
+    try:
+        os.kill(supervised.pids()["gateway"], signal.SIGKILL)
+        until(lambda: (tmp_path / "cleaned").exists(), "the guard did not see the gateway's end")
+    finally:
+        supervised.process.send_signal(signal.SIGCONT)
+
+
 def test_a_dead_guard_comes_back_to_the_same_gateway(start: Start, tmp_path: Path) -> None:
     supervised = start(*guarded(tmp_path))
     supervised.wait_for("READY")
