@@ -83,6 +83,7 @@ UNPINNED_CACHE_S = 24 * 3600
 DEPENDENCY_FILES_MAX = 2_000  # read to know a list of dependencies: it, what it names, local trees
 DEPENDENCY_FILES_BYTES_MAX = 64 * MIB
 BUILD_LOG_LINE_BYTES_MAX = 4 * KIB
+COMPLAINTS_S = 60.0  # a background process repeats the same warning at most this often
 BUILDS_AT_ONCE_MAX = 8  # on one node; of them HEARTH_BUILDS_MAX may install something
 BUILD_NOFILE = 4096
 BUILD_CPUS_MAX = 2

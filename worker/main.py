@@ -20,6 +20,7 @@ from core.limits import (
     BUILDER_FILES_MAX,
     BUILDER_RSS_BYTES_MAX,
     BUILDS_AT_ONCE_MAX,
+    COMPLAINTS_S,
 )
 from core.settings import Settings, SettingsInvalid
 from events.connection import connect, describe
@@ -146,6 +147,24 @@ class BuilderProcess:
         return self.is_worn
 
 
+class Rarely(logging.Filter):
+    """The same complaint once a minute: a part may be away for hours, and is asked every 2 s."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to say it."""
+        if record.levelno < logging.WARNING:
+            return True
+        last = self._said.get(record.msg, -COMPLAINTS_S)
+        if record.created - last < COMPLAINTS_S:
+            return False
+        self._said = {record.msg: record.created}
+        return True
+
+
 def worn(rss_bytes: int, files: int) -> bool:
     """Whether a process that holds this much should start itself anew."""
     return rss_bytes > BUILDER_RSS_BYTES_MAX or files > BUILDER_FILES_MAX
@@ -162,6 +181,8 @@ def main() -> None:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
+    for name in ("rq.worker", "hearth.builder"):
+        logging.getLogger(name).addFilter(Rarely())
     os.umask(0o077)
     process = BuilderProcess(settings)
     signal.signal(signal.SIGTERM, process.stop)

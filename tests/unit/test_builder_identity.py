@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
 from worker.identity import builder_name, is_dead
-from worker.main import worn
+from worker.main import Rarely, worn
 
 
 def test_a_builder_is_not_dead_to_itself_nor_to_another_node() -> None:
@@ -35,3 +36,23 @@ def test_a_process_that_holds_too_much_is_worn() -> None:
     assert not worn(60 << 20, 20)
     assert worn(300 << 20, 20)
     assert worn(60 << 20, 1000)
+
+
+def complaint(text: str, at: float, level: int = logging.WARNING) -> logging.LogRecord:
+    record = logging.LogRecord("x", level, "x", 1, text, None, None)
+    record.created = at
+    return record
+
+
+def test_the_same_complaint_is_made_once_a_minute_and_another_at_once() -> None:
+    rarely = Rarely()
+    asked = [
+        rarely.filter(complaint("away %s", 0)),
+        rarely.filter(complaint("away %s", 30)),
+        rarely.filter(complaint("away %s", 61)),
+        rarely.filter(complaint("other", 62)),
+        rarely.filter(complaint("away %s", 63)),
+        rarely.filter(complaint("fine", 64, logging.INFO)),
+        rarely.filter(complaint("fine", 64, logging.INFO)),
+    ]
+    assert asked == [True, False, True, True, True, True, True]

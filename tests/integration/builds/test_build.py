@@ -130,6 +130,39 @@ def test_an_object_store_that_is_away_means_later_not_failed(
     assert workshop.build(version).status is VersionStatus.ACTIVE
 
 
+@pytest.mark.parametrize("call", ["build", "claim_build", "version_by_id", "activate"])
+def test_a_database_that_is_away_means_later_not_failed(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    version = workshop.deploy(HELLO)
+    with monkeypatch.context() as patched:
+
+        def away(*_: object, **__: object) -> None:
+            raise PartAway("database", "refuses")
+
+        patched.setattr(workshop.catalog, call, away)
+        workshop.builder().build(version.id)
+    assert workshop.catalog.build(version.id).status is BuildStatus.QUEUED
+    assert workshop.build(version).status is VersionStatus.ACTIVE
+
+
+def test_a_database_that_stays_away_to_the_end_means_taken_over_later(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = workshop.deploy(HELLO)
+    with monkeypatch.context() as patched:
+
+        def away(*_: object, **__: object) -> None:
+            raise PartAway("database", "refuses")
+
+        for call in ("heartbeat", "version_by_id", "release_build", "finish_build"):
+            patched.setattr(workshop.catalog, call, away)
+        workshop.builder().build(version.id)
+    assert workshop.catalog.build(version.id).status is BuildStatus.RUNNING
+    monkeypatch.setattr("worker.build.BUILD_STALE_S", -1.0)
+    assert workshop.build(version).status is VersionStatus.ACTIVE
+
+
 def test_a_build_that_another_builder_works_on_is_left_alone(workshop: Workshop) -> None:
     version = workshop.deploy(HELLO)
     past = datetime.now(UTC) - timedelta(seconds=1)
