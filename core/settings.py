@@ -103,7 +103,9 @@ class Settings:
     drain_s: float = _about(30.0, "How long a stop waits for running invocations", low=0, high=3600)
 
     # Builds
-    builds_max: int = _about(2, "Dependency installations that this node runs at once", low=1, high=64)
+    builds_max: int = _about(
+        2, "Dependency installations that this node runs at once", low=1, high=64
+    )
     build_memory_mb: int = _about(1024, "Memory of a container that installs dependencies", low=128)
     build_timeout_s: float = _about(
         300.0, "Time a dependency installation may take", low=1, high=7200
