@@ -152,6 +152,7 @@ def welcome(
 
 def _welcome(output: Output, settings: Settings, examples: bool) -> None:
     connection = find_connection(None, settings_environment(settings))
+    _warn_of_images(output, settings)
     shown, failed = show_examples(connection, output) if examples else ([], [])
     if output.json:
         said = {"url": connection.url, "admin_key_file": str(settings.admin_key_file)}
@@ -162,6 +163,22 @@ def _welcome(output: Output, settings: Settings, examples: bool) -> None:
     if failed:
         output.say(f"\n[bold red]These examples failed:[/] {', '.join(failed)}")
         raise typer.Exit(ExitCode.FAILED)
+
+
+def _warn_of_images(output: Output, settings: Settings) -> None:
+    """Without its image no sandbox of a runtime starts: better said now than by a first build."""
+    command = [*module(sys.executable, "runtimes.images"), "list", "--json"]
+    done = subprocess.run(
+        command, env=_environment(settings), capture_output=True, text=True, check=False
+    )
+    try:
+        lacking = [image["name"] for image in json_module.loads(done.stdout) if not image["ready"]]
+    except (ValueError, KeyError, TypeError):
+        return  # it could not tell
+    if lacking:
+        names = ", ".join(lacking)
+        output.say(f"\n[yellow]Images missing or out of date:[/] {names}")
+        output.say(f"  [bold]{command_name()} images build[/] makes them")
 
 
 def _summary(output: Output, settings: Settings, url: str, *, examples: bool) -> None:
@@ -280,7 +297,7 @@ def status(context: typer.Context, json: JsonOption = False) -> None:
             hint=f"start it: {command_name()} up --detach",
             code="not_running",
         )
-    problem = _not_ready(settings, running)
+    problem = _not_ready(running)
     found = {"supervisor": pid, **running.children}
     memory = {name: memory_mb(child) for name, child in found.items()}
     if output.json:
@@ -296,11 +313,10 @@ def status(context: typer.Context, json: JsonOption = False) -> None:
     raise typer.Exit(ExitCode.AWAY if problem else ExitCode.OK)
 
 
-def _not_ready(settings: Settings, running: Running) -> str:
+def _not_ready(running: Running) -> str:
     """Why it is not ready, as far as the gateway can say; empty when it is."""
-    address, tls = running.url.partition("://")[2], running.url.startswith("https:")
-    own = str(settings.internal_socket)
-    answer = ask(Probe(Question.READYZ, address, tls=tls, also=own))
+    scheme, _, address = running.url.partition("://")
+    answer = ask(Probe(Question.READYZ, address, tls=scheme == "https"))
     try:
         return str(json_module.loads(answer or "")["error"]["message"])
     except (ValueError, KeyError, TypeError):

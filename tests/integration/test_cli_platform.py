@@ -260,6 +260,8 @@ def test_nothing_is_left_when_the_supervisor_is_killed(own: Platform, tmp_path: 
         lambda: [line for line in own.leftovers() if not line.startswith("socket")] == [],
         "something outlived its supervisor",
     )
+    start(own)
+    assert own.hearth("invoke", "sleeper", "--data", '{"s": 0}').status == 0
 
 
 def test_ctrl_c_in_the_foreground_leaves_nothing(tmp_path: Path) -> None:
