@@ -187,7 +187,7 @@ class TableWorker(SimpleWorker):
                 self.perform_job(job, queue, execution)
             finally:
                 self.executions.pop(execution.id, None)
-        except BaseException as error:  # noqa: BLE001 - a thread's end; perform_job caught the job's
+        except BaseException as error:  # noqa: BLE001 - the thread's end; the job's own was caught
             log.warning("job %s: its bookkeeping failed: %r", job.id, error)
         finally:
             self._running.discard(job.id)
