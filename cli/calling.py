@@ -16,6 +16,8 @@ from rich.markup import escape
 
 from cli import invoke as invoking
 from cli.client import Client
+from cli.completion import function_names
+from cli.functions import NameArgument
 from cli.output import JsonOption, Output
 from cli.session import connection_of
 
@@ -27,7 +29,12 @@ STREAM_COLOURS = {"stderr": "yellow", "platform": "cyan"}
 def invoke(
     context: typer.Context,
     name: Annotated[
-        str, typer.Argument(metavar="NAME[:QUALIFIER]", help="hello, hello:3, hello:prod.")
+        str,
+        typer.Argument(
+            metavar="NAME[:QUALIFIER]",
+            help="hello, hello:3, hello:prod.",
+            autocompletion=function_names,
+        ),
     ],
     data: Annotated[
         str | None, typer.Option("--data", "-d", metavar="JSON", help="The event, or a body.")
@@ -70,7 +77,7 @@ def invoke(
 
 def logs(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The function.")],
+    name: NameArgument,
     tail: Annotated[
         int, typer.Option("--tail", "-n", min=0, max=10_000, help="How many lines to begin with.")
     ] = 100,

@@ -12,11 +12,14 @@ import typer
 from rich.markup import escape
 
 from cli.client import Client
+from cli.completion import function_names
 from cli.failures import CliError, usage
 from cli.output import JsonOption, Output
 from cli.session import connection_of, open_client
 
-NameArgument = Annotated[str, typer.Argument(help="The function.", metavar="NAME")]
+NameArgument = Annotated[
+    str, typer.Argument(help="The function.", metavar="NAME", autocompletion=function_names)
+]
 STATUS_COLOURS = {"active": "green", "building": "yellow", "failed": "red"}
 VERSIONS_SHOWN = 5
 

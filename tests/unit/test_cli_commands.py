@@ -98,6 +98,17 @@ def test_every_command_explains_itself(hearth: Hearth) -> None:
         assert hearth(command, "--help").exit_code == 0
 
 
+def test_the_shell_completes_the_names_of_functions(
+    hearth: Hearth, scripted_gateway: ScriptedGateway
+) -> None:
+    scripted_gateway.on("GET", "/v1/functions", page({"name": "hello"}, {"name": "other"}))
+    line = {"COMP_WORDS": "hearth describe he", "COMP_CWORD": "2"}
+    result = hearth(_HEARTH_COMPLETE="complete_bash", **line)
+    assert result.stdout.split() == ["hello"]
+    result = hearth(_HEARTH_COMPLETE="complete_bash", HEARTH_URL="http://127.0.0.1:1", **line)
+    assert result.stdout.split() == []
+
+
 # --- looking ---
 
 
