@@ -17,6 +17,8 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 
@@ -88,6 +90,23 @@ FunctionName = Annotated[str, _name_of("function")]
 NamespaceName = Annotated[str, _name_of("namespace")]
 
 
+# Values that the executor does not honour yet are refused: ignoring one would break a promise.
+_HONOURED: dict[str, Any] = {
+    "per_sandbox": 1,
+    "min_warm": 0,
+    "timeout_mode": "hard",
+    "isolation": "sandbox",
+    "network": "none",
+}
+
+
+def _honoured(value: Any, info: ValidationInfo) -> Any:
+    only = _HONOURED[str(info.field_name)]
+    if value != only:
+        raise ValueError(f"this release has only {json.dumps(only)} yet")
+    return value
+
+
 class Strict(BaseModel):
     """The habits of every request: no unknown field, no conversion of types."""
 
@@ -140,6 +159,8 @@ class ConfigChanges(Strict):
         default_factory=dict, max_length=LABELS_COUNT_MAX
     )
     retry: Retry = Retry()
+
+    _only_honoured = field_validator(*_HONOURED)(_honoured)
 
     def said(self) -> dict[str, Any]:
         """The fields that were really sent."""

@@ -99,7 +99,6 @@ def test_a_manifest_that_is_not_toml_is_said(junk: bytes) -> None:
         ("timeout_s", 0.1, 900, (0.09, 900.1, "1", -1)),
         ("concurrency", 1, 1000, (0, 1001, 1.0)),
         ("keep_warm_s", 0, 86_400, (-1, 86_401)),
-        ("per_sandbox", 1, 100, (0, 101)),
     ],
 )
 def test_numbers_have_ranges_and_types(
@@ -109,6 +108,23 @@ def test_numbers_have_ranges_and_types(
         assert getattr(settled({"runtime": "python", field: value}), field) == value
     for value in beyond:
         assert refused({field: value}) == [field], value
+
+
+@pytest.mark.parametrize(
+    ("field", "honoured", "other"),
+    [
+        ("network", "none", "egress"),
+        ("isolation", "sandbox", "request"),
+        ("timeout_mode", "hard", "graceful"),
+        ("per_sandbox", 1, 2),
+        ("min_warm", 0, 1),
+    ],
+)
+def test_what_is_not_honoured_yet_is_refused_and_not_ignored(
+    field: str, honoured: object, other: object
+) -> None:
+    assert getattr(settled({"runtime": "python", field: honoured}), field) == honoured
+    assert refused({field: other}) == [field]
 
 
 def test_numbers_that_are_none_are_refused() -> None:
