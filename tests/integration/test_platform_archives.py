@@ -6,7 +6,7 @@ import io
 import stat
 import tarfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -33,12 +33,6 @@ pytestmark = [pytest.mark.platform, pytest.mark.podman, pytest.mark.timeout(400)
 Make = Callable[[Path], Path]
 MAIN = tar_entry("main.py", ECHO.encode())
 NAME = "hostile"
-
-
-@pytest.fixture
-def client(platform: Platform) -> Iterator[httpx.Client]:
-    with platform.client() as client:
-        yield client
 
 
 def tarred(*entries: bytes) -> Make:
