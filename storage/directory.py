@@ -46,7 +46,6 @@ class DirectoryStore:
             if to.exists() and digest_of(to) == digest:
                 sync_directory(to.parent)  # whoever put it may have died before that
                 return
-            self._check_root()
             with scratch_file(self._scratch) as (fd, scratch):
                 write_verified(key, chunks_of(source), fd)
                 os.fsync(fd)

@@ -55,47 +55,42 @@ class Bench:
 
 @pytest.fixture(params=["directory", "s3"])
 def bench(request: pytest.FixtureRequest, s3_server: S3Server, tmp_path: Path) -> Iterator[Bench]:
-    folder = tmp_path / "work"
-    folder.mkdir()
+    (tmp_path / "work").mkdir()
+    (tmp_path / "data").mkdir()
+    made = on_s3(s3_server, tmp_path) if request.param == "s3" else on_directory(tmp_path)
+    yield made
+    made.store.close()
+
+
+def on_s3(server: S3Server, tmp_path: Path) -> Bench:
+    @contextlib.contextmanager
+    def away() -> Iterator[None]:
+        server.stop()
+        try:
+            yield
+        finally:
+            server.start()
+
+    store = open_store(server.settings(tmp_path / "data"))
+    for key in list(store.keys("")):
+        store.delete(key)
+    return Bench(store, server.file_of, server.restart, away, tmp_path / "work")
+
+
+def on_directory(tmp_path: Path) -> Bench:
     data = tmp_path / "data"
-    if request.param == "s3":
 
-        @contextlib.contextmanager
-        def away() -> Iterator[None]:
-            s3_server.stop()
-            try:
-                yield
-            finally:
-                s3_server.start()
+    @contextlib.contextmanager
+    def away() -> Iterator[None]:
+        data.rename(tmp_path / "unplugged")
+        try:
+            yield
+        finally:
+            (tmp_path / "unplugged").rename(data)
 
-        store = open_store(s3_server.settings(data))
-        for key in list(store.keys("")):
-            store.delete(key)
-        notice = s3_server.restart
-
-        def file_of(key: str) -> Path:
-            return s3_server.file_of(key)
-
-    else:
-        data.mkdir()
-
-        @contextlib.contextmanager
-        def away() -> Iterator[None]:
-            data.rename(tmp_path / "unplugged")
-            try:
-                yield
-            finally:
-                (tmp_path / "unplugged").rename(data)
-
-        def notice() -> None: ...
-
-        store = open_store(Settings(data_dir=data))
-
-        def file_of(key: str) -> Path:
-            return data / "objects" / key
-
-    yield Bench(store, file_of, notice, away, folder)
-    store.close()
+    store = open_store(Settings(data_dir=data))
+    objects = data / "objects"
+    return Bench(store, objects.joinpath, lambda: None, away, tmp_path / "work")
 
 
 def test_settings_choose_the_store(bench: Bench, request: pytest.FixtureRequest) -> None:
@@ -134,6 +129,15 @@ def test_put_of_what_is_there_does_nothing(bench: Bench) -> None:
     bench.put(b"once")
     after = bench.file_of(key).stat()
     assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+
+
+def test_fetched_object_takes_the_place_of_another_file_in_one_step(bench: Bench) -> None:
+    key = bench.put(b"new")
+    (bench.folder / "to").write_bytes(b"before")
+    with (bench.folder / "to").open("rb") as reader:
+        bench.store.fetch(key, bench.folder / "to")
+        assert reader.read() == b"before"
+    assert (bench.folder / "to").read_bytes() == b"new"
 
 
 def test_fetch_of_nothing_is_missing_and_makes_no_file(bench: Bench) -> None:

@@ -183,6 +183,17 @@ def test_entries_are_counted_and_not_believed(tmp_path: Path) -> None:
         tracemalloc.stop()
 
 
+def test_names_of_any_length_are_not_held_in_memory(tmp_path: Path) -> None:
+    long = [Z("x" * 65_535, method=0, offset=0)] * 400
+    path = zip_file(tmp_path / "a", Z("x", method=0), *long)
+    tracemalloc.start()
+    try:
+        assert "1024 bytes" in outcome(path)
+        assert tracemalloc.get_traced_memory()[1] < MEMORY_BYTES_MAX
+    finally:
+        tracemalloc.stop()
+
+
 def bomb_of(path: Path, size: int) -> Path:
     content = deflated(bytes(MIB) for _ in range(size // MIB))
     crc = 0
