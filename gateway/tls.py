@@ -47,6 +47,7 @@ class Certificate:
         seen = self._look()
         if seen == self._seen:
             return
+        self._seen = seen
         try:
             # Tried apart first: half of a renewal must not spoil the context in use.
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self._cert, self._key)
@@ -54,7 +55,6 @@ class Certificate:
         except (OSError, ssl.SSLError) as error:
             log.warning("the changed certificate cannot be used, the old one goes on: %s", error)
         else:
-            self._seen = seen
             log.info("the changed certificate is in use")
 
     def _look(self) -> tuple[tuple[int, int, int], ...]:

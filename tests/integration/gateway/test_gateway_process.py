@@ -25,7 +25,7 @@ from catalog.catalog import Catalog
 from core.settings import Settings, SettingsInvalid
 from events.notices import Notices
 from gateway import tls
-from gateway.main import check_address
+from gateway.main import LAST_ANSWERS_S, check_address
 from tests.integration.gateway.conftest import Builder, form_of, running
 
 # The real process but for the driver: sandboxes without isolation.
@@ -133,13 +133,17 @@ async def builder(settings: Settings) -> AsyncIterator[None]:
 async def test_sigterm_lets_running_invocations_finish_and_ends_everything(
     settings: Settings,
 ) -> None:
-    async with started(settings) as node, builder(node.settings):
+    async with started(replace(settings, drain_s=60.0)) as node, builder(node.settings):
         await node.deploy("slow", SLOW)
         idle = await asyncio.open_connection("127.0.0.1", node.settings.port)
-        call = await node.running("slow", 1.0)
+        call = await node.running("slow", LAST_ANSWERS_S + 1.0)
         sandboxes = node.children()
         assert sandboxes
         node.process.send_signal(signal.SIGTERM)
+        while (await node.client.get("/readyz")).status_code != 503:
+            await asyncio.sleep(0.01)
+        refused = await node.invoke("slow", {"s": 0, "mark": ""})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "node_draining")
         answer = await call
         assert (answer.status_code, answer.json()) == (200, "done")
         assert await node.process.wait() == 0
@@ -263,7 +267,10 @@ async def serial_of(port: int) -> int:
 
 
 async def test_a_renewed_certificate_is_served_and_a_broken_one_is_not(
-    with_settings: Callable[..., Settings], folder: Path, monkeypatch: pytest.MonkeyPatch
+    with_settings: Callable[..., Settings],
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(tls, "LOOK_S", 0.02)
     cert_file, key_file = certificate(folder, 1)
@@ -273,9 +280,14 @@ async def test_a_renewed_certificate_is_served_and_a_broken_one_is_not(
         certificate(folder, 2)
         while await serial_of(node.port) != 2:
             await asyncio.sleep(0.02)
-        key_file.write_text("broken")
-        await asyncio.sleep(0.2)
-        assert await serial_of(node.port) == 2
+        (folder / "next").mkdir()
+        next_cert, _ = certificate(folder / "next", 4)
+        for broken in (lambda: key_file.write_text("x"), lambda: next_cert.rename(cert_file)):
+            caplog.clear()
+            broken()
+            while "cannot be used" not in caplog.text:
+                await asyncio.sleep(0.02)
+            assert await serial_of(node.port) == 2
         certificate(folder, 3)
         while await serial_of(node.port) != 3:
             await asyncio.sleep(0.02)
