@@ -132,6 +132,7 @@ class Child:
             stdout=output,
             stderr=subprocess.STDOUT,
             env=env,
+            cwd=self.spec.cwd,
             pass_fds=inherit,
             start_new_session=True,  # Ctrl-C in a terminal is for the supervisor alone
             # Safe after a fork: the supervisor has one thread.

@@ -57,6 +57,7 @@ class ChildSpec:
     ready_timeout_s: float = 30.0
     stop_timeout_s: float = 10.0  # after SIGTERM; then SIGKILL
     lifeline: Lifeline = Lifeline.NONE
+    cwd: Path | None = None  # None is where the supervisor stands
 
 
 def children_of(
@@ -100,6 +101,7 @@ def _podman(settings: Settings, env: Mapping[str, str]) -> ChildSpec:
         command=("podman", "system", "service", "--time", "0", f"unix://{socket}"),
         env=env,
         probe=Probe(Question.PODMAN_PING, str(socket)),
+        cwd=settings.run_dir,  # conmon drops an empty file `oom` where Podman was started
     )
 
 
