@@ -72,7 +72,7 @@ class Edge:
 async def opened(settings: Settings, make_driver: MakeDriver) -> AsyncIterator[Gateway]:
     """Everything but the listening sockets, closed in reverse. PartAway, SettingsInvalid."""
     async with AsyncExitStack() as stack:
-        await asyncio.to_thread(_prepare, settings)
+        await asyncio.to_thread(prepare, settings)
         catalog = Catalog(settings.database)
         stack.callback(catalog.close)
         await asyncio.to_thread(catalog.migrate)
@@ -110,7 +110,7 @@ async def opened(settings: Settings, make_driver: MakeDriver) -> AsyncIterator[G
         yield Gateway(edge, Internal(catalog, executor), executor, parts)
 
 
-def _prepare(settings: Settings) -> None:
+def prepare(settings: Settings) -> None:
     """Directories, and what an earlier life left in the one for uploads. Blocks."""
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     for name in ("tmp", "logs"):

@@ -22,11 +22,12 @@ import uvicorn
 import uvloop
 from starlette.types import ASGIApp
 
+from catalog.catalog import Catalog
 from core.errors import HearthError
 from core.limits import KEEP_ALIVE_S
 from core.settings import Settings, SettingsInvalid
 from executor.driver import Driver
-from gateway.app import Gateway, MakeDriver, opened
+from gateway.app import Gateway, MakeDriver, opened, prepare
 from gateway.protocol import Connection, sweep
 from gateway.tls import Certificate
 
@@ -45,6 +46,7 @@ def main() -> int:
         _log_to_stderr(settings.log_level)
         _keep_guard()
         check_address(settings)
+        _migrate_apart(settings)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run(settings))
     except (SettingsInvalid, HearthError, OSError) as error:
@@ -191,6 +193,18 @@ def check_address(settings: Settings) -> None:
             f"HEARTH_ADDRESS {settings.address} is reached from elsewhere: set HEARTH_TLS_CERT "
             "and HEARTH_TLS_KEY, or HEARTH_TRUSTED_PROXIES if a proxy speaks TLS for it"
         )
+
+
+def _migrate_apart(settings: Settings) -> None:
+    """Bring the database up to date in a child, since what that loads would stay in memory for
+    ever (11 MB). If it fails there, it fails again here, where the error is told."""
+    prepare(settings)
+    child = os.fork()  # there is no thread yet
+    if child == 0:
+        with contextlib.suppress(HearthError):
+            Catalog(settings.database).migrate()
+        os._exit(0)
+    os.waitpid(child, 0)
 
 
 def _keep_guard() -> None:
