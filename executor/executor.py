@@ -79,8 +79,8 @@ class Executor:
 
     async def check(self, version: Version) -> None:
         """Make one seat of the version, as its first warm one. Errors as `invoke`, of the start."""
-        async with self._pool.lease(version) as seat:
-            seat.served += 1
+        async with self._pool.lease(version):
+            pass
 
     def retire(self, version_id: str) -> None:
         """The version is gone or replaced: close its seats when they are free."""
@@ -101,7 +101,6 @@ class Executor:
 
 def _told(outcome: Outcome, seat: Seat, waited_ms: float) -> Outcome:
     """The outcome with what only the executor knows: was it cold, and how long it waited."""
-    seat.served += 1
     timing = outcome.timing
     if seat.served > 1:
         timing.queue_ms = waited_ms

@@ -39,6 +39,7 @@ class Lease:
 
     async def __aenter__(self) -> Seat:
         self.seat = await self._pool.acquire(self._version)
+        self.seat.served += 1
         return self.seat
 
     async def __aexit__(
@@ -316,6 +317,7 @@ class Pool:
         for line in [*self._lines.values(), *self._retired]:
             while line.tickets:
                 line.tickets.popleft().set_exception(draining)
+            self._settle(line)
         for sandbox in self._seats:
             sandbox.why_died = lambda: draining  # it is not their fault
         tasks = [*self._starts, *([self._sweeper] if self._sweeper else [])]

@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -34,7 +35,7 @@ class ProcessDriver:
         self._release_code = release_code
         self._folder = Path()
         self._sandboxes: dict[str, Sandbox] = {}
-        self._processes: dict[str, asyncio.subprocess.Process] = {}
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._codes: dict[str, str] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self.booted = 0
@@ -73,15 +74,7 @@ class ProcessDriver:
         self._sandboxes[sandbox_id] = sandbox
         listener = handshake.listen(folder)
         try:
-            self._processes[sandbox_id] = await asyncio.create_subprocess_exec(
-                *_command(runtime),
-                env={
-                    "PATH": os.environ["PATH"],
-                    "HEARTH_SOCKET": str(folder / handshake.SOCKET_NAME),
-                    "HEARTH_TASK": str(folder / "task"),
-                },
-                start_new_session=True,  # what it starts is killed with it
-            )
+            self._processes[sandbox_id] = _started(runtime, folder)
             await handshake.introduce(sandbox, listener, folder, lambda pid: None)
         except BaseException:
             listener.close()
@@ -112,10 +105,23 @@ class ProcessDriver:
         if process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
+            await asyncio.to_thread(process.wait)
         if code := self._codes.pop(sandbox.id, ""):
             self._release_code(code)
         shutil.rmtree(sandbox.folder, ignore_errors=True)
+
+
+def _started(runtime: Runtime, folder: Path) -> subprocess.Popen[bytes]:
+    # Not asyncio's: a start of that, cancelled in its middle, ends after the loop does.
+    return subprocess.Popen(
+        _command(runtime),
+        env={
+            "PATH": os.environ["PATH"],
+            "HEARTH_SOCKET": str(folder / handshake.SOCKET_NAME),
+            "HEARTH_TASK": str(folder / "task"),
+        },
+        start_new_session=True,  # what it starts is killed with it
+    )
 
 
 def _command(runtime: Runtime) -> list[str]:

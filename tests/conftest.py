@@ -5,5 +5,6 @@ pytest_plugins = [
     "tests.fixtures.s3",
     "tests.fixtures.postgres",
     "tests.fixtures.podman_service",
+    "tests.fixtures.sandboxes",
     "tests.fixtures.platform",
 ]

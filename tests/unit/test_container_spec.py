@@ -1,0 +1,90 @@
+"""The exact container that is asked of Podman, without a Podman."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from executor.container import sandbox_spec
+from runtimes.registry import RUNTIMES
+from tests.fixtures.sandboxes import PYTHON
+
+
+def spec(nofile: int = 1_000_000, runtime: str = PYTHON.name) -> dict[str, Any]:
+    return sandbox_spec(
+        runtime=RUNTIMES[runtime],
+        sandbox_id="0a1b",
+        tag="feed",
+        cgroup="/hearth-feed/0a1b",
+        uid=200_123,
+        folder=Path("/run/hearth/x/sandboxes/0a1b"),
+        hosts=Path("/run/hearth/x/sandboxes/hosts"),
+        nofile=nofile,
+    )
+
+
+def test_a_sandbox_is_exactly_this() -> None:
+    assert spec() == {
+        "name": "hearth-feed-0a1b",
+        "image": "localhost/hearth-python3.13:latest",
+        "command": ["python3", "-I", "-B", "/opt/hearth/shim.py"],
+        "labels": {"hearth.node": "feed"},
+        "hostname": "sandbox",
+        "env": {"PYTHONDONTWRITEBYTECODE": "1"},
+        "httpproxy": False,
+        "user": "200123:200123",
+        "netns": {"nsmode": "none"},
+        "use_image_hosts": True,
+        "use_image_resolve_conf": True,
+        "cap_drop": ["ALL"],
+        "no_new_privileges": True,
+        "read_only_filesystem": True,
+        "image_volume_mode": "ignore",
+        "mounts": [
+            {
+                "type": "bind",
+                "source": "/run/hearth/x/sandboxes/0a1b/socket",
+                "destination": "/run/hearth",
+                "options": ["bind", "ro", "nosuid", "nodev", "noexec"],
+            },
+            {
+                "type": "bind",
+                "source": "/run/hearth/x/sandboxes/0a1b/task",
+                "destination": "/var/task",
+                "options": ["rbind", "rslave", "ro", "nosuid", "nodev"],
+            },
+            {
+                "type": "bind",
+                "source": "/run/hearth/x/sandboxes/hosts",
+                "destination": "/etc/hosts",
+                "options": ["bind", "ro", "nosuid", "nodev", "noexec"],
+            },
+            {
+                "type": "tmpfs",
+                "destination": "/tmp",
+                "options": ["size=64m", "mode=1777", "nosuid", "nodev"],
+            },
+        ],
+        "shm_size": 8 * 1024 * 1024,
+        "cgroup_parent": "/hearth-feed/0a1b",
+        "cgroups_mode": "no-conmon",
+        "resource_limits": {"pids": {"limit": 256}},
+        "r_limits": [
+            {"type": "nofile", "soft": 1024, "hard": 1024},
+            {"type": "nproc", "soft": 256, "hard": 256},
+            {"type": "core", "soft": 0, "hard": 0},
+        ],
+        "systemd": "false",
+        "log_configuration": {"driver": "none"},
+        "remove": True,
+        "stop_timeout": 0,
+    }
+
+
+def test_a_callers_lower_limit_of_descriptors_is_never_raised() -> None:
+    assert spec(nofile=512)["r_limits"][0] == {"type": "nofile", "soft": 512, "hard": 512}
+
+
+def test_every_runtime_has_its_own_image_and_command() -> None:
+    made = [spec(runtime=name) for name in RUNTIMES]
+    assert len({tuple(s["command"]) for s in made}) == len({s["image"] for s in made}) == len(made)

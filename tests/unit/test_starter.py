@@ -1,0 +1,185 @@
+"""From a version to a sandbox: all or nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pytest
+
+from core.errors import FunctionInitFailed, HearthError, PartAway, SandboxBroken
+from core.model import Version
+from executor.call import LogSink
+from executor.sandbox import Sandbox, State
+from executor.starter import Starter
+from executor.stems import Stems
+from runtimes.registry import Runtime
+from tests.fixtures.sandboxes import Codes, Lines, version_of
+
+
+class Scripted(Sandbox):
+    """Says of itself what the test wants."""
+
+    def __init__(self, runtime: Runtime, error: BaseException | None) -> None:
+        super().__init__(
+            id="s", runtime=runtime, network="none", folder=Path("/nowhere"), body_bytes_max=1
+        )
+        self.state = State.STEM
+        self.error = error
+        self.dies = False
+
+    async def init(self, version: Version, logs: LogSink, payload_bytes_max: int) -> None:
+        await asyncio.sleep(0)
+        if self.error is not None:
+            raise self.error
+        self.version = version
+        self.state = State.CLOSED if self.dies else State.READY
+
+
+class ScriptedDriver:
+    """Fails where the test says."""
+
+    def __init__(self) -> None:
+        self.boot_error: BaseException | None = None
+        self.bind_error: BaseException | None = None
+        self.init_error: BaseException | None = None
+        self.dies = False
+        self.closed: list[Sandbox] = []
+        self.bound: dict[Sandbox, str] = {}
+        self.codes: Codes | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        pass
+
+    async def boot(self, runtime: Runtime, network: str) -> Sandbox:
+        await asyncio.sleep(0)
+        if self.boot_error is not None:
+            raise self.boot_error
+        sandbox = Scripted(runtime, self.init_error)
+        sandbox.dies = self.dies
+        return sandbox
+
+    async def bind(self, sandbox: Sandbox, version: Version, code: str) -> None:
+        await asyncio.sleep(0)
+        if self.bind_error is not None:
+            raise self.bind_error
+        self.bound[sandbox] = code
+
+    def close(self, sandbox: Sandbox) -> None:
+        self.closed.append(sandbox)
+        if code := self.bound.pop(sandbox, ""):
+            assert self.codes is not None
+            self.codes.release(code)
+
+    async def ping(self) -> None:
+        pass
+
+
+@pytest.fixture
+def driver(codes: Codes) -> ScriptedDriver:
+    made = ScriptedDriver()
+    made.codes = codes
+    return made
+
+
+@pytest.fixture
+def starter(driver: ScriptedDriver, codes: Codes, lines: Lines) -> Starter:
+    stems = Stems(driver, 0)
+    return Starter(driver=driver, stems=stems, code=codes, logs=lines, payload_bytes_max=1000)
+
+
+async def test_a_start_that_ends_well_holds_its_code(
+    starter: Starter, codes: Codes, driver: ScriptedDriver
+) -> None:
+    sandbox = await starter.start(version_of("/code"))
+    assert sandbox.is_usable
+    assert codes.held == {"/code": 1}
+    starter.close(sandbox)
+    assert not codes.held
+
+
+@pytest.mark.parametrize("where", ["boot_error", "bind_error", "init_error"])
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (FunctionInitFailed("no"), FunctionInitFailed),
+        (PartAway("podman", "away"), PartAway),
+        (OSError("disk"), SandboxBroken),
+        (KeyError("a mistake of ours"), SandboxBroken),
+    ],
+)
+async def test_a_start_that_fails_anywhere_leaves_nothing_and_says_why(
+    where: str,
+    raised: BaseException,
+    told: type[HearthError],
+    starter: Starter,
+    codes: Codes,
+    driver: ScriptedDriver,
+) -> None:
+    setattr(driver, where, raised)
+    with pytest.raises(told):
+        await starter.start(version_of("/code"))
+    assert not codes.held
+    assert len(driver.closed) == (0 if where == "boot_error" else 1)
+
+
+@pytest.mark.parametrize("steps", range(8))
+async def test_a_start_cancelled_at_any_await_leaves_nothing(
+    steps: int, starter: Starter, codes: Codes, driver: ScriptedDriver
+) -> None:
+    task = asyncio.create_task(starter.start(version_of("/code")))
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    if task.cancel():
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert len(driver.closed) <= 1
+    else:
+        starter.close(await task)
+    assert not codes.held
+
+
+async def test_a_sandbox_that_ends_as_it_is_ready_is_not_given_out(
+    starter: Starter, codes: Codes, driver: ScriptedDriver
+) -> None:
+    driver.dies = True
+    with pytest.raises(HearthError):
+        await starter.start(version_of("/code"))
+    assert len(driver.closed) == 1
+    assert not codes.held
+
+
+async def test_an_unknown_runtime_is_refused_before_code_is_fetched(
+    starter: Starter, codes: Codes
+) -> None:
+    with pytest.raises(HearthError, match="unknown runtime"):
+        await starter.start(version_of("/code", runtime="cobol"))
+    assert not codes.held
+
+
+async def test_code_that_cannot_be_had_is_told(
+    driver: ScriptedDriver, lines: Lines, codes: Codes
+) -> None:
+    class Away(Codes):
+        async def tree(self, version: Version) -> str:
+            raise PartAway("object store", "away")
+
+    starter = Starter(
+        driver=driver,
+        stems=Stems(driver, 0),
+        code=Away(codes._root),
+        logs=lines,
+        payload_bytes_max=1000,
+    )
+    with pytest.raises(PartAway):
+        await starter.start(version_of())
