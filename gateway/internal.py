@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import time
 from dataclasses import replace
 from typing import Protocol
 
@@ -11,14 +13,16 @@ from starlette.types import Receive, Scope, Send
 
 from catalog.catalog import Catalog
 from core.errors import FunctionFault, HearthError, NotFound
-from core.limits import JSON_BODY_BYTES_MAX
+from core.limits import BUILD_LOG_TAIL_BYTES, JSON_BODY_BYTES_MAX
 from core.model import Version
 from gateway.body import ClientGone, read_body
 from gateway.errors import error_body, error_headers, status_of
 from gateway.headers import new_id
+from gateway.logs import LogFiles, stamp
 from gateway.models import Strict, read_json
 
 LAYERS_MAX = 16
+PRINTED_LINES_MAX = 200
 
 
 class Checks(Protocol):
@@ -38,9 +42,10 @@ class Internal:
     """POST /internal/check: load the version on this node. 200; 422 with what its code does wrong;
     503 when it is not the code's fault."""
 
-    def __init__(self, catalog: Catalog, executor: Checks) -> None:
+    def __init__(self, catalog: Catalog, executor: Checks, logs: LogFiles) -> None:
         self._catalog = catalog
         self._executor = executor
+        self._logs = logs
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = new_id()
@@ -66,4 +71,20 @@ class Internal:
     async def _check(self, body: bytes) -> None:
         request = read_json(CheckRequest, body)
         version = await asyncio.to_thread(self._catalog.version_by_id, request.version_id)
-        await self._executor.check(replace(version, layers=tuple(request.layers)))
+        started = stamp(time.time())
+        try:
+            await self._executor.check(replace(version, layers=tuple(request.layers)))
+        except FunctionFault as error:
+            printed = await self._printed(version, started)
+            if printed:
+                error.details["log"] = printed
+            raise
+
+    async def _printed(self, version: Version, since: str) -> str:
+        """What the version's code wrote while it was loaded, or the end of that."""
+        lines = await self._logs.tail(
+            version.namespace, version.name, lines=PRINTED_LINES_MAX, since=since
+        )
+        written = [json.loads(line) for line in lines.splitlines()]
+        texts = [line["text"] for line in written if line["version"] == version.number]
+        return "\n".join(texts).encode(errors="replace")[-BUILD_LOG_TAIL_BYTES:].decode(errors="ignore")

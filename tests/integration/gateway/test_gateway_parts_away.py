@@ -183,13 +183,15 @@ async def test_readiness_asks_the_parts_once_for_many(
 
 async def test_the_check_of_a_build_tells_the_codes_fault_from_ours(node: Node) -> None:
     node.builder.held.clear()
-    made = (await node.put("bad", {"main.py": "import nothing_of_that_name"}, wait=False)).json()
+    code = "print('about to fail')\nimport nothing_of_that_name"
+    made = (await node.put("bad", {"main.py": code}, wait=False)).json()
     layers = [made["archive"]["sha256"]]
     answer = await node.builder.post({"version_id": made["id"], "layers": layers})
     assert answer.status_code == 422
     error = answer.json()["error"]
     assert (error["code"], error["type"]) == ("function_init_failed", "ModuleNotFoundError")
     assert any("main.py" in line for line in error["trace"])
+    assert error["log"] == "about to fail"
     (node.settings.data_dir / "objects").rename(node.settings.data_dir / "moved")
     elsewhere = {"version_id": made["id"], "layers": ["0" * 64]}
     names(await node.builder.post(elsewhere), "object store")
