@@ -87,4 +87,5 @@ class Internal:
         )
         written = [json.loads(line) for line in lines.splitlines()]
         texts = [line["text"] for line in written if line["version"] == version.number]
-        return "\n".join(texts).encode(errors="replace")[-BUILD_LOG_TAIL_BYTES:].decode(errors="ignore")
+        end = "\n".join(texts).encode(errors="replace")[-BUILD_LOG_TAIL_BYTES:]
+        return end.decode(errors="ignore")
