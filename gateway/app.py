@@ -107,7 +107,8 @@ async def opened(settings: Settings, make_driver: MakeDriver) -> AsyncIterator[G
         peers = Peers(settings.trusted_proxies)
         invoke = Invoke(view, executor, catalog, peers, settings.payload_bytes_max)
         edge = Edge(invoke, Manage(parts))
-        yield Gateway(edge, Internal(catalog, executor, logs), executor, parts)
+        internal = Internal(catalog, executor, view, logs)
+        yield Gateway(edge, internal, executor, parts)
 
 
 def prepare(settings: Settings) -> None:

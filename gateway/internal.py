@@ -20,6 +20,7 @@ from gateway.errors import error_body, error_headers, status_of
 from gateway.headers import new_id
 from gateway.logs import LogFiles, stamp
 from gateway.models import Strict, read_json
+from gateway.view import View
 
 LAYERS_MAX = 16
 PRINTED_LINES_MAX = 200
@@ -42,8 +43,9 @@ class Internal:
     """POST /internal/check: load the version on this node. 200; 422 with what its code does wrong;
     503 when it is not the code's fault."""
 
-    def __init__(self, catalog: Catalog, executor: Checks, logs: LogFiles) -> None:
+    def __init__(self, catalog: Catalog, executor: Checks, view: View, logs: LogFiles) -> None:
         self._catalog = catalog
+        self._view = view
         self._executor = executor
         self._logs = logs
 
@@ -71,6 +73,7 @@ class Internal:
     async def _check(self, body: bytes) -> None:
         request = read_json(CheckRequest, body)
         version = await asyncio.to_thread(self._catalog.version_by_id, request.version_id)
+        self._view.expect(version.id)
         started = stamp(time.time())
         try:
             await self._executor.check(replace(version, layers=tuple(request.layers)))

@@ -16,8 +16,14 @@ from itertools import accumulate
 
 from catalog.catalog import Catalog
 from catalog.snapshot import Snapshot
-from core.errors import AliasNotFound, FunctionDisabled, FunctionNotFound, HearthError
-from core.model import LATEST, Alias, Function, Version
+from core.errors import (
+    AliasNotFound,
+    FunctionDisabled,
+    FunctionNotFound,
+    HearthError,
+    VersionNotFound,
+)
+from core.model import LATEST, Alias, Function, Version, VersionStatus
 from gateway.auth import Caller
 from gateway.headers import HeaderList
 
@@ -93,10 +99,11 @@ class View:
     """What `catalog.snapshot` said last, indexed."""
 
     def __init__(self, catalog: Catalog, on_gone: Callable[[str], None]) -> None:
-        """`on_gone` is told the id of each version that can no longer be invoked."""
+        """`on_gone` is told the id of each version that can no longer be invoked, or never will."""
         self._catalog = catalog
         self._on_gone = on_gone
         self._state = _NOTHING
+        self._expected: set[str] = set()
         self._lock = asyncio.Lock()
         self._asked = 0
         self._answered = 0
@@ -137,6 +144,11 @@ class View:
             raise NotInView(entry.function, int(qualifier))
         return found
 
+    def expect(self, version_id: str) -> None:
+        """The version is being built and may hold a seat already. It comes into view when it is
+        active; if it ends otherwise, `on_gone` is told."""
+        self._expected.add(version_id)
+
     async def refresh(self) -> None:
         """See every change made before this call. Callers at the same time share one look.
         PartAway when the database does not answer; the view then stays as it was."""
@@ -168,12 +180,27 @@ class View:
             generation = await asyncio.to_thread(self._catalog.generation)
             if generation != self._state.generation:
                 await self.refresh()
+            if self._expected:
+                await self._look_for_expected()
         except HearthError as error:
             if not self._away:
                 log.warning("the view of the catalog stays as it is: %s", error.message)
             self._away = True
         else:
             self._away = False
+
+    async def _look_for_expected(self) -> None:
+        for version_id in self._expected - self._state.version_ids:
+            if await asyncio.to_thread(self._has_ended, version_id):
+                self._expected.discard(version_id)
+                self._on_gone(version_id)
+        self._expected -= self._state.version_ids
+
+    def _has_ended(self, version_id: str) -> bool:
+        try:
+            return self._catalog.version_by_id(version_id).status is VersionStatus.FAILED
+        except VersionNotFound:
+            return True
 
     def _replace(self, state: _State) -> None:
         gone = self._state.version_ids - state.version_ids

@@ -150,6 +150,25 @@ def test_a_builder_killed_in_the_middle_is_followed_by_another_that_ends_the_bui
     assert faulty.running.children["builder"] != before
 
 
+def test_a_seat_made_for_the_check_goes_when_its_version_never_becomes_active(
+    faulty: Platform, client: httpx.Client
+) -> None:
+    before = seats(faulty.settings)
+    builder = faulty.running.children["builder"]
+    body = {"config": {"name": "checked", "runtime": "python"}}
+    slow = "import time\ntime.sleep(2)\n" + NAME.format("checked")
+    assert client.post("/v1/functions", json={**body, "code": slow}).status_code == 202
+    log = "/v1/functions/checked/versions/1/build-log"
+    until(lambda: "loading" in client.get(log).text, "the build never came to its check")
+    os.kill(builder, signal.SIGSTOP)  # it never hears that the code loads
+    try:
+        until(lambda: seats(faulty.settings) > before, "nothing was checked")
+        assert client.delete("/v1/functions/checked").status_code == 204
+        until(lambda: seats(faulty.settings) == before, "the seat waits for its version for ever")
+    finally:
+        os.kill(builder, signal.SIGCONT)
+
+
 SLEEPS = """
 import time
 
