@@ -76,8 +76,9 @@ class PodmanApi:
         except (requests.RequestException, PodmanError, OSError, ValueError) as error:
             self._forget(client)
             raise PartAway("podman", f"its service does not answer ({error})") from error
-        hint = "; try `hearth images build`" if missing else ""
-        raise SandboxBroken(f"Podman refused: {_cause(response)}{hint}")
+        cause = _cause(response)
+        hint = "; `hearth images build` makes it" if "image" in cause else ""
+        raise SandboxBroken(f"Podman refused: {cause}{hint}")
 
     def _client(self) -> PodmanClient:
         client: PodmanClient | None = getattr(self._local, "client", None)

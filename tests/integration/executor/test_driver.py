@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-from collections import Counter
 from collections.abc import Awaitable
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from core.model import Version
 from executor.call import Outcome
 from executor.executor import Executor
 from executor.sandbox import Sandbox, State
-from tests.fixtures.nodes import Bench, open_descriptors, until
+from tests.fixtures.nodes import Bench, leaks_nothing, open_descriptors, until
 from tests.fixtures.podman_service import PodmanService
 from tests.fixtures.sandboxes import ECHO, NODE, PYTHON, Codes, Lines, event, request
 
@@ -41,13 +40,6 @@ def bench(request: pytest.FixtureRequest, codes: Codes, lines: Lines) -> Bench:
     if request.param == "podman":
         service = request.getfixturevalue("podman")
     return Bench(codes, lines, service)
-
-
-async def leaks_nothing(before: Counter[str]) -> None:
-    """A transport that was aborted closes its socket in a later tick."""
-    for _ in range(100):
-        await asyncio.sleep(0.001)
-    assert open_descriptors() - before == Counter()
 
 
 async def failing(work: Awaitable[object], error: type[BaseException]) -> BaseException:
