@@ -22,6 +22,7 @@ SANDBOXES, CODE = "sandboxes", "code"
 _LOCK = "node.lock"
 _ROUNDS_MAX = 100
 _ROUND_S = 0.05
+_REMOVALS_MAX = 5
 _PODMAN_S = 60.0
 
 
@@ -94,10 +95,16 @@ def _kill_all(parent: str) -> int:
 
 def _remove_containers(tag: str) -> int:
     """Also those whose conmon is about to have them removed: Podman takes turns."""
-    ids = _podman("ps", "--all", "--quiet", "--no-trunc", "--filter", f"label={NODE_LABEL}={tag}")
-    if ids:
+    label = f"label={NODE_LABEL}={tag}"
+    found: set[str] = set()
+    # The first time Podman only learns that a container whose conmon was killed is not running.
+    for _ in range(_REMOVALS_MAX):
+        ids = _podman("ps", "--all", "--quiet", "--no-trunc", "--filter", label)
+        if not ids:
+            break
+        found.update(ids)
         _podman("rm", "--force", "--ignore", "--time", "0", *ids)
-    return len(ids)
+    return len(found)
 
 
 def _podman(*arguments: str) -> list[str]:

@@ -37,6 +37,7 @@ log = logging.getLogger("hearth.executor")
 
 _TAKE_OVER_S = 30.0  # an earlier life of this node, or its guard, may still be clearing
 _REMOVAL_S = 10.0  # conmon has Podman remove a container whose process ended
+_REMOVALS_MAX = 3  # at its first try Podman may only learn that a container is not running
 _REMOVAL_ROUNDS_MAX = 50
 _REMOVAL_ROUND_S = 0.02
 _HOSTS = "127.0.0.1\tlocalhost sandbox\n::1\tlocalhost\n"
@@ -228,8 +229,10 @@ class PodmanDriver:
         """See container and groups go, or make them; whether they did."""
         if parts.conmon < 0 or not await ended(parts.conmon, _REMOVAL_S):
             # Never met, or stuck: Podman may hold a container that nobody else would remove.
-            with contextlib.suppress(HearthError):
-                await self._podman.remove(container_name(self._tag, parts.sandbox.id))
+            for _ in range(_REMOVALS_MAX):
+                with contextlib.suppress(HearthError):
+                    await self._podman.remove(container_name(self._tag, parts.sandbox.id))
+                    break
         for _ in range(_REMOVAL_ROUNDS_MAX):
             if parts.cgroup.remove():
                 return True
