@@ -104,8 +104,9 @@ class DirectoryStore:
         """Rename durably. A delete may take the directory away in between: then once more."""
         for _ in range(_MOVES_MAX):
             new = not to.parent.is_dir()
-            to.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with contextlib.suppress(FileNotFoundError):
+            # FileExistsError too: mkdir found it there, and it was gone when it looked again.
+            with contextlib.suppress(FileNotFoundError, FileExistsError):
+                to.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 scratch.rename(to)
                 sync_directory(to.parent)
                 for directory in to.parent.parents if new else ():
@@ -114,7 +115,7 @@ class DirectoryStore:
                         break
                 return
             self._check_root()
-        raise PartAway(PART, f"{to.parent} is removed as often as it is made")
+        raise PartAway(PART, f"{to.parent} is no directory, or removed as often as it is made")
 
     def _read(self, content: BinaryIO) -> Iterator[bytes]:
         while True:

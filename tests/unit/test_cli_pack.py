@@ -9,6 +9,7 @@ import subprocess
 import tarfile
 import time
 from pathlib import Path
+from typing import IO, cast
 
 import pytest
 
@@ -42,7 +43,7 @@ def test_a_directory_is_packed_with_its_files_and_their_content(tmp_path: Path) 
     make(tmp_path, "main.py", "lib/deep/er.py", "ünicode.txt")
     facts, data = packed(tmp_path)
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-        content = {m.name: archive.extractfile(m).read().decode() for m in archive}  # type: ignore[union-attr]
+        content = {m.name: cast(IO[bytes], archive.extractfile(m)).read().decode() for m in archive}
     assert content == {n: n for n in ("main.py", "lib/deep/er.py", "ünicode.txt")}
     assert facts.digest == hashlib.sha256(data).hexdigest()
     assert facts.archive_bytes == len(data)

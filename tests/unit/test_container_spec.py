@@ -10,6 +10,33 @@ from runtimes.registry import RUNTIMES
 from tests.fixtures.sandboxes import PYTHON
 
 
+MOUNTS = [
+    {
+        "type": "bind",
+        "source": "/run/hearth/x/sandboxes/0a1b/socket",
+        "destination": "/run/hearth",
+        "options": ["bind", "ro", "nosuid", "nodev", "noexec"],
+    },
+    {
+        "type": "bind",
+        "source": "/run/hearth/x/sandboxes/0a1b/task",
+        "destination": "/var/task",
+        "options": ["rbind", "rslave", "ro", "nosuid", "nodev"],
+    },
+    {
+        "type": "bind",
+        "source": "/run/hearth/x/sandboxes/hosts",
+        "destination": "/etc/hosts",
+        "options": ["bind", "ro", "nosuid", "nodev", "noexec"],
+    },
+    {
+        "type": "tmpfs",
+        "destination": "/tmp",
+        "options": ["size=64m", "mode=1777", "nosuid", "nodev"],
+    },
+]
+
+
 def spec(nofile: int = 1_000_000, runtime: str = PYTHON.name) -> dict[str, Any]:
     return sandbox_spec(
         runtime=RUNTIMES[runtime],
@@ -40,31 +67,7 @@ def test_a_sandbox_is_exactly_this() -> None:
         "no_new_privileges": True,
         "read_only_filesystem": True,
         "image_volume_mode": "ignore",
-        "mounts": [
-            {
-                "type": "bind",
-                "source": "/run/hearth/x/sandboxes/0a1b/socket",
-                "destination": "/run/hearth",
-                "options": ["bind", "ro", "nosuid", "nodev", "noexec"],
-            },
-            {
-                "type": "bind",
-                "source": "/run/hearth/x/sandboxes/0a1b/task",
-                "destination": "/var/task",
-                "options": ["rbind", "rslave", "ro", "nosuid", "nodev"],
-            },
-            {
-                "type": "bind",
-                "source": "/run/hearth/x/sandboxes/hosts",
-                "destination": "/etc/hosts",
-                "options": ["bind", "ro", "nosuid", "nodev", "noexec"],
-            },
-            {
-                "type": "tmpfs",
-                "destination": "/tmp",
-                "options": ["size=64m", "mode=1777", "nosuid", "nodev"],
-            },
-        ],
+        "mounts": MOUNTS,
         "shm_size": 8 * 1024 * 1024,
         "cgroup_parent": "/hearth-feed/0a1b",
         "cgroups_mode": "no-conmon",
