@@ -9,7 +9,6 @@ from executor.container import sandbox_spec
 from runtimes.registry import RUNTIMES
 from tests.fixtures.sandboxes import PYTHON
 
-
 MOUNTS = [
     {
         "type": "bind",
