@@ -45,6 +45,7 @@ class Failure:
     type: str
     message: str
     trace: tuple[str, ...] = ()
+    is_last: bool = False  # the one case where it is not: the shim says that it ends with this
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,6 +96,7 @@ def _failure(head: dict[str, Any]) -> Failure:
         type=_text(head.get("type"), "Error"),
         message=_text(head.get("message"), ""),
         trace=_lines(head.get("trace")),
+        is_last=head.get("last") is True,
     )
 
 

@@ -249,7 +249,9 @@ class Sandbox(asyncio.Protocol):
             self._emit(pending.call.id, "platform", logged(outcome.failure))
         if not pending.future.done():
             pending.future.set_result(outcome)
-        if self._when_quiet and not self._calls:
+        if outcome.failure is not None and outcome.failure.is_last:
+            self.hang_up()  # before anyone is lent a process that is about to end
+        elif self._when_quiet and not self._calls:
             self._tell_quiet()
 
     def _tell_quiet(self) -> None:

@@ -212,6 +212,18 @@ async def test_a_wrong_status_is_a_value_and_the_sandbox_stays(peer: Peer, lines
     sandbox.hang_up()
 
 
+async def test_an_error_that_is_the_shims_last_word_closes_the_sandbox(
+    peer: Peer, lines: Lines
+) -> None:
+    sandbox = await ready(peer, lines)
+    answer = sandbox.call(event())
+    peer.say(FrameType.ERROR, 1, {"type": "Error", "message": "lost", "last": True})
+    failure = (await answer).failure
+    assert failure is not None
+    assert failure.message == "lost"
+    assert sandbox.state is State.CLOSED
+
+
 async def test_a_body_over_the_limit_ends_the_sandbox_at_its_prefix(
     peer: Peer, lines: Lines
 ) -> None:
