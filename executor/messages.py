@@ -11,7 +11,7 @@ from core.errors import FunctionInitFailed, ResponseInvalid
 from core.model import Version
 from executor.call import Call, Failure, Outcome, Timing
 from executor.response import check_response
-from executor.wire import Frame, FrameType, WireError, head_of
+from executor.wire import Frame, FrameType, head_of
 
 _TEXT_MAX = 16 * 1024  # as the shims cut it
 _LOGGED_LINES_MAX, _LOGGED_LENGTH_MAX = 64, 2048
@@ -63,9 +63,6 @@ def outcome_of(frame: Frame, call: Call, handler_ms: float) -> Outcome:
     except ResponseInvalid as error:
         failure = Failure(ResponseInvalid.code, "Runtime.ResponseInvalid", error.message)
         return _failed(failure, timing)
-    except Exception as error:
-        # Whatever a hostile head makes our own code raise (a RecursionError, say) is its fault.
-        raise WireError(f"{frame.type.name} cannot be read: {type(error).__name__}") from error
     return Outcome(status, headers, frame.body, cold=False, timing=timing)
 
 

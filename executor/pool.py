@@ -256,8 +256,6 @@ class Pool:
     def _close(self, seat: Seat) -> None:
         self._promised_mb -= seat.memory_mb
         self._starter.close(seat.sandbox)
-        if self._starved:
-            asyncio.get_running_loop().call_soon(self._feed)
 
     def _on_died(self, sandbox: Sandbox) -> None:
         seat = self._seats.get(sandbox)

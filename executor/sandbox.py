@@ -192,11 +192,10 @@ class Sandbox(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         try:
-            self._require_asked()
             for frame in self._decoder.feed(data):
                 self._on_frame(frame)
             if not self._decoder.is_empty:
-                self._require_asked()
+                self._require_question()
         except WireError as error:
             self.note(f"the sandbox broke the protocol and was closed: {error}")
             self.hang_up()
@@ -206,8 +205,8 @@ class Sandbox(asyncio.Protocol):
 
     # --- frames ----------------------------------------------------------------------------------
 
-    def _require_asked(self) -> None:
-        # What nobody asked for is not even collected: a sandbox that rests owns no memory here.
+    def _require_question(self) -> None:
+        # Of what nobody asked for not a part is kept: a sandbox that rests owns no memory here.
         if not self._calls and (self._phase is None or self._phase.done()):
             raise WireError(f"it spoke without being asked, in state {self.state.name}")
 

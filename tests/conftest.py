@@ -6,5 +6,7 @@ pytest_plugins = [
     "tests.fixtures.postgres",
     "tests.fixtures.podman_service",
     "tests.fixtures.sandboxes",
+    "tests.fixtures.fake_starter",
+    "tests.fixtures.scene",
     "tests.fixtures.platform",
 ]

@@ -82,14 +82,14 @@ def test_heads_that_cannot_be_read_are_wire_errors(kind: FrameType, head: bytes)
         outcome_of(Frame(kind, 1, head, b""), request(), 1.0)
 
 
-@pytest.mark.parametrize("depth", range(900, 1000, 7))
-def test_heads_nested_to_the_brink_raise_nothing_else(depth: int) -> None:
-    head = b'{"status":' + b"[" * depth + b"]" * depth + b"}"
-    try:
-        outcome = outcome_of(Frame(FrameType.RESULT, 1, head, b""), request(), 1.0)
-    except WireError:
-        return
-    assert outcome.failure is not None
+def test_heads_nested_to_the_brink_raise_nothing_else() -> None:
+    for depth in range(700, 1000):  # somewhere here our own code runs out of stack
+        head = b'{"status":' + b"[" * depth + b"]" * depth + b"}"
+        try:
+            outcome = outcome_of(Frame(FrameType.RESULT, 1, head, b""), request(), 1.0)
+        except WireError:
+            continue
+        assert outcome.failure is not None
 
 
 def test_what_kept_code_from_loading_is_told_whole() -> None:

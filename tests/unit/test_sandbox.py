@@ -323,7 +323,7 @@ async def test_a_log_sink_at_fault_costs_lines_alone(peer: Peer) -> None:
 
     sandbox = await ready(peer, Broken())
     answer = sandbox.call(event())
-    os.write(peer.stdout, b"line\n")
+    os.write(peer.stdout, b"told as the answer comes")
     peer.say(FrameType.RESULT, 1, {}, b"1")
     assert (await answer).body == b"1"
     sandbox.hang_up()

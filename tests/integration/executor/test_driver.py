@@ -19,6 +19,7 @@ from core.errors import (
     SandboxBroken,
 )
 from core.model import Version
+from executor import sandbox as sandbox_module
 from executor.call import Outcome
 from executor.executor import Executor
 from executor.sandbox import Sandbox, State
@@ -341,6 +342,21 @@ async def test_large_bodies_travel_both_ways(bench: Bench, codes: Codes) -> None
     async with bench.node() as executor:
         body = json.dumps("x" * (5 * 1024 * 1024)).encode()
         assert (await executor.invoke(codes.version(ECHO), event(body))).body == body
+
+
+async def test_a_mistake_of_ours_in_reading_an_answer_costs_one_sandbox(
+    bench: Bench, codes: Codes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mistaken(*_: object) -> Outcome:
+        raise KeyError("a mistake of ours")
+
+    async with bench.node() as executor:
+        version = codes.version(ECHO)
+        await executor.invoke(version, event())
+        with monkeypatch.context() as patched:
+            patched.setattr(sandbox_module, "outcome_of", mistaken)
+            await failing(executor.invoke(version, event()), FunctionCrashed)
+        assert (await executor.invoke(version, event())).cold
 
 
 async def test_children_of_a_sandbox_end_with_it(bench: Bench, codes: Codes, lines: Lines) -> None:
