@@ -17,26 +17,20 @@ import httpx
 import pytest
 
 from tests.fixtures.api import (
+    HOLDS,
     PATIENCE_S,
     deploy,
+    held,
+    in_its_check,
     invoke,
-    logged,
-    put,
     refused,
+    release,
     until,
 )
 from tests.fixtures.platform import HEARTH, Platform, make_platform, start, stop
 
 pytestmark = [pytest.mark.platform, pytest.mark.podman, pytest.mark.timeout(400)]
 
-SLEEPS = """
-import time
-
-def handler(event, context):
-    print("began", flush=True)
-    time.sleep(event)
-    return "slept"
-"""
 NODE = "export const handler = async (event) => ({ node: event });\n"
 CTRL_C = b"\x03"
 
@@ -111,7 +105,7 @@ def test_a_second_life_serves_what_the_first_was_given_and_ctrl_c_drains_it(
     made = make_platform(tmp_path / "data")
     start(made)
     with made.client() as client:
-        deploy(client, "sleeper", SLEEPS)
+        deploy(client, "sleeper", HOLDS)
         deploy(client, "node", NODE, runtime="node")
         for number in (1, 2):
             deploy(client, "versions", f"def handler(e, c):\n    return {number}\n")
@@ -134,13 +128,12 @@ def test_a_second_life_serves_what_the_first_was_given_and_ctrl_c_drains_it(
         builder_log = (made.settings.data_dir / "log" / "builder.log").read_text()
         assert builder_log.count("is active") == 4  # all in the first life
         with ThreadPoolExecutor(1) as threads, made.client() as client:
-            sleeping = threads.submit(invoke, client, "sleeper", 3)
-            until(lambda: logged(client, "sleeper"), "the call never began")
+            sleeping = threads.submit(invoke, client, "sleeper", "hold")
+            until(lambda: held(client, "sleeper"), "the call never began")
             terminal.type(CTRL_C)
             until(lambda: _refuses(made), "it goes on admitting")
             assert not sleeping.done()
-            answer = sleeping.result()
-        assert (answer.status_code, answer.json()) == (200, "slept")
+            assert release(made.settings, [sleeping]) == ["let go"]
         assert terminal.end() == 0, terminal.shown.decode()
     assert made.leftovers() == []
 
@@ -162,22 +155,17 @@ def test_a_killed_platform_starts_again_on_what_it_left(tmp_path: Path) -> None:
     made = make_platform(tmp_path / "data")
     start(made)
     with made.client() as client:
-        deploy(client, "sleeper", SLEEPS)
-        slow = {"main.py": "import time\ntime.sleep(5)\n" + SLEEPS}
-        with ThreadPoolExecutor(1) as threads, made.client() as own:
-            waiting = threads.submit(put, own, "half-built", slow)
-            log = "/v1/functions/half-built/versions/1/build-log"
-            until(lambda: "loading" in client.get(log).text, "the build never began")
+        deploy(client, "sleeper", HOLDS)
+        with in_its_check(made, client, "half-built", HOLDS):
             pids = [*made.running.children.values(), made.running.pid]
-            for pid in reversed(pids):  # the supervisor first, as a machine that loses power
+            for pid in reversed(pids):  # the supervisor first, as when a machine loses power
                 os.kill(pid, signal.SIGKILL)
-            assert isinstance(waiting.exception(), httpx.TransportError)
     start(made)
     try:
         with made.client() as client:
-            assert invoke(client, "sleeper", 0).json() == "slept"
+            assert invoke(client, "sleeper").json() == "let go"
             until(lambda: _is_active(client, "half-built"), "its build is stuck")
-            assert invoke(client, "half-built", 0).json() == "slept"
+            assert invoke(client, "half-built").json() == "let go"
             told = client.get("/v1/functions/half-built/versions/1/build-log").text
             assert "attempt 2" in told
     finally:

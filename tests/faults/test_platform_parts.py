@@ -3,11 +3,8 @@ can, and heals when the part is back. One platform for all tests here."""
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -15,14 +12,16 @@ import httpx
 import pytest
 
 from tests.fixtures.api import (
+    HOLDS,
     away,
     containers,
     deploy,
     exists,
+    held,
+    in_its_check,
     invoke,
     kill,
     leaving_nothing,
-    logged,
     nothing_restarted,
     objects,
     passing,
@@ -30,6 +29,7 @@ from tests.fixtures.api import (
     ready,
     refused,
     seats,
+    stopped,
     until,
 )
 from tests.fixtures.platform import Platform, make_platform, start, stop
@@ -96,14 +96,10 @@ def test_without_redis_deploys_are_refused_by_name_and_invocations_go_on(
 def test_a_build_asked_for_before_redis_died_is_built(
     faulty: Platform, client: httpx.Client
 ) -> None:
-    builder = faulty.running.children["builder"]
-    os.kill(builder, signal.SIGSTOP)  # nobody takes the job before Redis dies
-    try:
+    with stopped(faulty, "builder"):  # nobody takes the job before Redis dies
         body = {"config": {"name": "asked", "runtime": "python"}, "code": NAME.format("asked")}
         assert client.post("/v1/functions", json=body).status_code == 202
         kill(faulty, "redis")
-    finally:
-        os.kill(builder, signal.SIGCONT)
     until(lambda: is_active(client, "asked", 1), "the build was lost with Redis")
     assert invoke(client, "asked").json() == ["asked", "1"]
 
@@ -135,17 +131,12 @@ def test_a_builder_killed_in_the_middle_is_followed_by_another_that_ends_the_bui
     faulty: Platform, client: httpx.Client
 ) -> None:
     deploy(client, "slow", NAME.format("before"))
-    slow = "import time\ntime.sleep(4)\n" + NAME.format("after")
-    with ThreadPoolExecutor(1) as threads, faulty.client() as own:
-        waiting = threads.submit(put_code, own, "slow", slow)
-        log = "/v1/functions/slow/versions/2/build-log"
-        until(lambda: "loading" in client.get(log).text, "the build never came to its check")
+    with in_its_check(faulty, client, "slow", NAME.format("after")):
         before = kill(faulty, "builder")
-        assert invoke(client, "slow").json() == ["before", "1"]
-        answer = waiting.result()
-    assert (answer.status_code, answer.json()["status"]) == (200, "active")
+    assert invoke(client, "slow").json()[0] in ("before", "after")
+    until(lambda: is_active(client, "slow", 2), "the build is stuck")
     assert invoke(client, "slow").json() == ["after", "2"]
-    told = client.get(log).text
+    told = client.get("/v1/functions/slow/versions/2/build-log").text
     assert "attempt 2: the builder died in the middle of the last" in told
     assert faulty.running.children["builder"] != before
 
@@ -154,49 +145,37 @@ def test_a_seat_made_for_the_check_goes_when_its_version_never_becomes_active(
     faulty: Platform, client: httpx.Client
 ) -> None:
     before = seats(faulty.settings)
-    builder = faulty.running.children["builder"]
-    body = {"config": {"name": "checked", "runtime": "python"}}
-    slow = "import time\ntime.sleep(2)\n" + NAME.format("checked")
-    assert client.post("/v1/functions", json={**body, "code": slow}).status_code == 202
-    log = "/v1/functions/checked/versions/1/build-log"
-    until(lambda: "loading" in client.get(log).text, "the build never came to its check")
-    os.kill(builder, signal.SIGSTOP)  # it never hears that the code loads
-    try:
-        until(lambda: seats(faulty.settings) > before, "nothing was checked")
+    with stopped(faulty, "builder"):  # the test asks in its stead, and then nobody goes on
+        body = {"config": {"runtime": "python"}, "code": NAME.format("checked")}
+        version = client.put("/v1/functions/checked", json=body).json()
+        layers = [version["archive"]["sha256"]]
+        inside = httpx.HTTPTransport(uds=str(faulty.settings.internal_socket))
+        with httpx.Client(transport=inside, base_url="http://node", timeout=60) as asking:
+            wish = {"version_id": version["id"], "layers": layers}
+            assert asking.post("/internal/check", json=wish).json() == {"ok": True}
+        assert seats(faulty.settings) == before + 1
         assert client.delete("/v1/functions/checked").status_code == 204
         until(lambda: seats(faulty.settings) == before, "the seat waits for its version for ever")
-    finally:
-        os.kill(builder, signal.SIGCONT)
-
-
-SLEEPS = """
-import time
-
-def handler(event, context):
-    print("began", flush=True)
-    time.sleep(event)
-    return "slept"
-"""
 
 
 @pytest.mark.parametrize("killed", [("gateway",), ("guard", "gateway")])
 def test_a_killed_gateway_leaves_no_sandbox_and_comes_back(
     faulty: Platform, client: httpx.Client, killed: tuple[str, ...]
 ) -> None:
-    deploy(client, "sleeper", SLEEPS)
-    assert invoke(client, "sleeper", 0).json() == "slept"
+    deploy(client, "sleeper", HOLDS)
+    assert invoke(client, "sleeper").json() == "let go"
     failures: list[Exception] = []
 
     def call() -> None:
         with faulty.client() as own:
             try:
-                invoke(own, "sleeper", 60)
+                invoke(own, "sleeper", "hold")
             except httpx.TransportError as error:
                 failures.append(error)
 
     thread = threading.Thread(target=call)
     thread.start()
-    until(lambda: len(logged(client, "sleeper")) == 2, "the call never began")
+    until(lambda: held(client, "sleeper") == 1, "the call never began")
     settings = faulty.settings
     sandboxes = {path.name for path in (settings.run_dir / "sandboxes").iterdir()}
     old, pids = containers(settings), {name: faulty.running.children[name] for name in killed}
@@ -217,7 +196,7 @@ def test_a_killed_gateway_leaves_no_sandbox_and_comes_back(
     assert seats(settings) == 0
     groups = [path.name for path in Path("/sys/fs/cgroup").glob("*/hearth-*/*") if path.is_dir()]
     assert not (sandboxes - {"hosts"}) & set(groups)
-    assert invoke(client, "sleeper", 0).json() == "slept"
+    assert invoke(client, "sleeper").json() == "let go"
 
 
 def test_with_its_directory_away_the_store_is_named_and_warm_functions_answer(

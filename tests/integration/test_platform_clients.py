@@ -17,32 +17,26 @@ import pytest
 from core.limits import CLIENT_BODY_IDLE_S, CLIENT_HEAD_S
 from tests.fixtures.api import (
     ECHO,
+    HOLDS,
     connected,
     deploy,
     exists,
     head,
+    held,
     invoke,
     logged,
     passing,
     put_code,
     read_all,
     refused,
-    seats,
+    release,
     until,
+    wake,
 )
 from tests.fixtures.platform import Platform
 
 pytestmark = [pytest.mark.platform, pytest.mark.podman, pytest.mark.timeout(400)]
 
-SLEEPS = """
-import time
-
-def handler(event, context):
-    print("began", flush=True)
-    time.sleep(event["s"])
-    print("ended", flush=True)
-    return "slept"
-"""
 Stalled = dict[str, socket.socket]
 
 
@@ -75,9 +69,9 @@ def texts(client: httpx.Client, name: str) -> list[str]:
     return [line["text"] for line in logged(client, name)]
 
 
-def has_begun(client: httpx.Client, name: str, times: int) -> bool:
-    """Whether so many calls of SLEEPS have begun."""
-    return texts(client, name).count("began") >= times
+def is_held(client: httpx.Client, name: str, times: int) -> bool:
+    """Whether so many calls of HOLDS stay where they are."""
+    return held(client, name) >= times
 
 
 # --- leaving ---
@@ -86,47 +80,59 @@ def has_begun(client: httpx.Client, name: str, times: int) -> bool:
 def test_a_client_that_leaves_in_its_invocation_costs_nobody_anything(
     platform: Platform, client: httpx.Client
 ) -> None:
-    deploy(client, "left", SLEEPS, concurrency=4)
-    held = seats(platform.settings)
-    body = b'{"s": 1}'
+    deploy(client, "left", HOLDS, concurrency=4)
+    body = b'"hold"'
     for number in range(3):
         with connected(platform) as sock:
-            length = f"content-length: {len(body)}"
             target = "/v1/functions/left/invocations"
-            sock.sendall(head(platform, "POST", target, length) + body)
-            until(partial(has_begun, client, "left", number + 1), "it never began")
-    assert [invoke(client, "left", {"s": 0}).json() for _ in range(20)] == ["slept"] * 20
-    until(lambda: texts(client, "left").count("ended") == 23, "a call of who left was cut short")
-    with ThreadPoolExecutor(4) as threads:  # every place of its concurrency is free again
-        answers = list(threads.map(lambda _: invoke(client, "left", {"s": 0.5}), range(4)))
-    assert [answer.status_code for answer in answers] == [200] * 4
-    assert seats(platform.settings) <= held + 3
+            sock.sendall(head(platform, "POST", target, f"content-length: {len(body)}") + body)
+            until(partial(is_held, client, "left", number + 1), "it never began")
+    assert [invoke(client, "left").json() for _ in range(20)] == ["let go"] * 20
+
+    def have_ended() -> bool:
+        wake(platform.settings)
+        return texts(client, "left").count("let go") >= 3
+
+    until(have_ended, "the calls of who left were cut short")
+
+    def enter(_: int) -> httpx.Response:
+        """Between a call's last word and its end there is a moment."""
+        while (answer := invoke(client, "left", "hold")).status_code == 429:
+            pass
+        return answer
+
+    with ThreadPoolExecutor(4) as threads:  # every place of its concurrency is free
+        calls = [threads.submit(enter, number) for number in range(4)]
+        until(partial(is_held, client, "left", 3 + 4), "a place is lost")
+        assert release(platform.settings, calls) == ["let go"] * 4
+    assert [invoke(client, "left").json() for _ in range(20)] == ["let go"] * 20
+    assert all(line["stream"] != "platform" for line in logged(client, "left"))
 
 
 def test_a_client_that_leaves_in_the_middle_of_its_body_reaches_no_function(
     platform: Platform, client: httpx.Client
 ) -> None:
-    deploy(client, "unsaid", SLEEPS, concurrency=1)
+    code = "def handler(event, context):\n    print('called')\n    return 'answered'\n"
+    deploy(client, "unsaid", code, concurrency=1)
     for target in ("/v1/functions/unsaid/invocations", "/function/unsaid"):
         with connected(platform) as sock:
             sock.sendall(head(platform, "POST", target, "content-length: 1000") + b'{"s": ')
-    assert [invoke(client, "unsaid", {"s": 0}).json() for _ in range(20)] == ["slept"] * 20
-    assert texts(client, "unsaid") == ["began", "ended"] * 20
+    assert [invoke(client, "unsaid").json() for _ in range(20)] == ["answered"] * 20
+    assert texts(client, "unsaid") == ["called"] * 20
 
 
 def test_more_than_the_concurrency_is_refused_at_once_and_waits_for_nothing(
     platform: Platform, client: httpx.Client
 ) -> None:
-    deploy(client, "narrow", SLEEPS, concurrency=2)
+    deploy(client, "narrow", HOLDS, concurrency=2)
     with ThreadPoolExecutor(2) as threads:
-        running = [threads.submit(invoke, client, "narrow", {"s": 2}) for _ in range(2)]
-        until(partial(has_begun, client, "narrow", 2), "they never began")
-        refusal = invoke(client, "narrow", {"s": 0})
+        running = [threads.submit(invoke, client, "narrow", "hold") for _ in range(2)]
+        until(lambda: held(client, "narrow") == 2, "they never began")
+        refusal = invoke(client, "narrow", "more")
         error = refused(refusal, 429, "concurrency_reached")
-        assert not any(call.done() for call in running)
         assert (error["concurrency"], refusal.headers["retry-after"]) == (2, "1")
-        assert [call.result().json() for call in running] == ["slept"] * 2
-    assert invoke(client, "narrow", {"s": 0}).json() == "slept"
+        assert release(platform.settings, running) == ["let go"] * 2
+    assert invoke(client, "narrow").json() == "let go"
 
 
 # --- all at once ---
