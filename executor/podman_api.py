@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +28,7 @@ class PodmanApi:
     """What a driver asks of Podman. Made in any thread, used from one event loop, closed once."""
 
     def __init__(self, service: Path) -> None:
-        self._url = f"unix://{service}"
+        self._service = service
         self._boots = ThreadPoolExecutor(BOOTS_AT_ONCE_MAX, thread_name_prefix="podman-boot")
         self._asides = ThreadPoolExecutor(_ASIDE_THREADS, thread_name_prefix="podman")
         self._local = threading.local()
@@ -61,6 +62,7 @@ class PodmanApi:
         self._ask("post", f"/containers/{made['Id']}/start")
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        self._knock()
         client = self._client()
         try:
             response = getattr(client.api, method)(
@@ -80,10 +82,20 @@ class PodmanApi:
         hint = "; `hearth images build` makes it" if "image" in cause else ""
         raise SandboxBroken(f"Podman refused: {cause}{hint}")
 
+    def _knock(self) -> None:
+        # podman-py forgets to close a socket that it could not connect: 30 µs keep it from trying.
+        try:
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.connect(str(self._service))
+        except OSError as error:
+            raise PartAway("podman", f"its service does not answer ({error})") from error
+
     def _client(self) -> PodmanClient:
         client: PodmanClient | None = getattr(self._local, "client", None)
         if client is None:
-            client = self._local.client = PodmanClient(base_url=self._url, timeout=_ANSWER_S)
+            client = self._local.client = PodmanClient(
+                base_url=f"unix://{self._service}", timeout=_ANSWER_S
+            )
             self._clients.add(client)
         return client
 

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from typing import Any, cast
@@ -26,7 +26,7 @@ from core.errors import (
 from core.limits import HELLO_TIMEOUT_S, INIT_TIMEOUT_S
 from core.model import Version
 from executor.call import Call, LogLine, LogSink, Outcome, Timing
-from executor.logpipe import Journal, LogPipe, Stream
+from executor.logpipe import Journal, Outputs, Stream
 from executor.messages import call_head, init_failure, init_head, logged, outcome_of
 from executor.wire import Decoder, Frame, FrameType, WireError, encode, head_of
 from runtimes.registry import Runtime
@@ -95,7 +95,7 @@ class Sandbox(asyncio.Protocol):
         self._when_quiet: list[Callable[[], None]] = []
         self._logs: LogSink | None = None
         self._journal = Journal(self._emit)
-        self._pipes: Sequence[LogPipe] = ()
+        self._outputs: Outputs | None = None
 
     def __repr__(self) -> str:
         label = self.version.label if self.version else self.runtime.name
@@ -111,10 +111,7 @@ class Sandbox(asyncio.Protocol):
             for fd in pipes:
                 os.close(fd)
             raise self.epitaph()
-        self._pipes = (
-            LogPipe(pipes[0], "stdout", self._journal),
-            LogPipe(pipes[1], "stderr", self._journal),
-        )
+        self._outputs = Outputs(*pipes, self._journal)
         self._phase = self._loop.create_future()
         await self._loop.create_connection(lambda: self, sock=connected)
         await self._await_phase(HELLO_TIMEOUT_S, "said no HELLO")
@@ -273,8 +270,8 @@ class Sandbox(asyncio.Protocol):
     def _die(self) -> None:
         if self.state is State.CLOSED:
             return
-        for pipe in self._pipes:
-            pipe.close()  # last words, before anyone is told
+        if self._outputs is not None:
+            self._outputs.close()  # last words, before anyone is told
         error = self.epitaph()
         self._journal.turn_to(None)
         self._move(State.CLOSED)
@@ -312,8 +309,8 @@ class Sandbox(asyncio.Protocol):
         self._transport.write(encode(kind, call, head, body))
 
     def _settle_log(self) -> None:
-        for pipe in self._pipes:
-            pipe.drain()
+        if self._outputs is not None:
+            self._outputs.settle()
         self._journal.turn_to(None)
 
     def _emit(self, invocation_id: str | None, stream: Stream, lines: list[str]) -> None:

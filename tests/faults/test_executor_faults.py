@@ -231,8 +231,6 @@ async def test_a_node_starts_after_one_that_is_being_cleared(
     podman.await_nothing_of(life.settings.run_dir)
 
 
-# podman-py forgets to close a socket that could not be connected.
-@pytest.mark.filterwarnings("ignore:.*podman.api.uds:pytest.PytestUnraisableExceptionWarning")
 async def test_podman_killed_in_the_middle_of_many_boots_loses_nothing(
     podman: PodmanService, codes: Codes, lines: Lines
 ) -> None:

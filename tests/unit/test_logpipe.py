@@ -10,7 +10,7 @@ import pytest
 
 from core.limits import LOG_INVOCATION_BYTES_MAX, LOG_LINE_BYTES_MAX
 from executor import logpipe
-from executor.logpipe import Journal, LogPipe
+from executor.logpipe import Journal, LogPipe, Outputs
 
 Said = list[tuple[str | None, str, list[str]]]
 
@@ -176,3 +176,24 @@ async def test_a_drain_takes_one_pipe_of_bytes_at_most(
         pipe.drain()
     assert len(reads) == 1
     pipe.close()
+
+
+async def test_outputs_settle_both_pipes_and_close_once(journal: Journal, said: Said) -> None:
+    (out_read, out), (err_read, err) = os.pipe(), os.pipe()
+    outputs = Outputs(out_read, err_read, journal)
+    os.write(err, b"warning")
+    outputs.settle()
+    os.write(out, b"one\nunfinished")
+    while not all_lines(said):
+        await asyncio.sleep(0)
+    outputs.settle()  # nothing is in the pipes any more, but a line is not finished
+    assert (all_lines(said), all_lines(said, "stderr")) == (["one", "unfinished"], ["warning"])
+    os.close(out)
+    while outputs._pipes[0]._fd >= 0:
+        await asyncio.sleep(0)
+    os.write(err, b"after the other was closed")
+    outputs.settle()
+    assert all_lines(said, "stderr")[-1] == "after the other was closed"
+    for _ in range(2):
+        outputs.close()
+    os.close(err)

@@ -273,8 +273,6 @@ async def test_a_child_that_runs_out_of_memory_does_not_end_the_function(
         assert await told(executor, codes, source, memory_mb=64) == -9
 
 
-# podman-py forgets to close a socket that could not be connected.
-@pytest.mark.filterwarnings("ignore:.*podman.api.uds:pytest.PytestUnraisableExceptionWarning")
 async def test_podman_away_is_told_and_heals(bench: Bench, codes: Codes) -> None:
     async with bench.node() as executor:
         assert bench.service is not None
