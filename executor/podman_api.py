@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from typing import Any
 
 import requests
 from podman import PodmanClient
+from podman.api import uds
 from podman.errors import PodmanError
 
 from core.errors import HearthError, PartAway, SandboxBroken
@@ -22,6 +22,21 @@ from executor.patience import to_the_end
 
 _ANSWER_S = 60.0
 _ASIDE_THREADS = 2  # removals and pings do not queue behind boots
+
+
+class _Socket(uds.UDSSocket):  # type: ignore[misc]
+    """podman-py forgets to close a socket that it could not connect."""
+
+    def connect(self, **options: Any) -> None:
+        """As podman-py's."""
+        try:
+            super().connect(**options)
+        except BaseException:
+            self.close()
+            raise
+
+
+uds.UDSSocket = _Socket  # there is no other way in
 
 
 class PodmanApi:
@@ -62,7 +77,6 @@ class PodmanApi:
         self._ask("post", f"/containers/{made['Id']}/start")
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        self._knock()
         client = self._client()
         try:
             response = getattr(client.api, method)(
@@ -81,14 +95,6 @@ class PodmanApi:
         cause = _cause(response)
         hint = "; `hearth images build` makes it" if "image" in cause else ""
         raise SandboxBroken(f"Podman refused: {cause}{hint}")
-
-    def _knock(self) -> None:
-        # podman-py forgets to close a socket that it could not connect: 30 µs keep it from trying.
-        try:
-            with socket.socket(socket.AF_UNIX) as probe:
-                probe.connect(str(self._service))
-        except OSError as error:
-            raise PartAway("podman", f"its service does not answer ({error})") from error
 
     def _client(self) -> PodmanClient:
         client: PodmanClient | None = getattr(self._local, "client", None)
