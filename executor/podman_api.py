@@ -24,19 +24,19 @@ _ANSWER_S = 60.0
 _ASIDE_THREADS = 2  # removals and pings do not queue behind boots
 
 
-class _Socket(uds.UDSSocket):  # type: ignore[misc]
+class _Socket(uds.UDSSocket):
     """podman-py forgets to close a socket that it could not connect."""
 
-    def connect(self, **options: Any) -> None:
+    def connect(self, **options: Any) -> None:  # type: ignore[override]
         """As podman-py's."""
         try:
-            super().connect(**options)
+            super().connect(**options)  # type: ignore[no-untyped-call]
         except BaseException:
             self.close()
             raise
 
 
-uds.UDSSocket = _Socket  # there is no other way in
+setattr(uds, "UDSSocket", _Socket)  # noqa: B010 - there is no other way in
 
 
 class PodmanApi:
