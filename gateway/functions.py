@@ -46,7 +46,9 @@ async def get_function(ask: Ask) -> Response:
     def read() -> FunctionOut:
         return _read(ask, catalog.function(ask.namespace, ask.name))
 
-    return answer(await asyncio.to_thread(read))
+    function = await asyncio.to_thread(read)
+    await ask.parts.view.look()  # what is told here holds for the next call
+    return answer(function)
 
 
 async def delete_function(ask: Ask) -> Response:

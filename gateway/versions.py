@@ -38,12 +38,16 @@ async def list_versions(ask: Ask) -> Response:
         next_ = make_cursor(str(page[-1].number)) if more else None
         return Page(items=[VersionOut.of(version) for version in page], next=next_)
 
-    return answer(await asyncio.to_thread(read))
+    page = await asyncio.to_thread(read)
+    await ask.parts.view.look()  # who is told that a version is active may call it here at once
+    return answer(page)
 
 
 async def get_version(ask: Ask) -> Response:
     """One version."""
-    return answer(VersionOut.of(await asyncio.to_thread(_find, ask)))
+    version = await asyncio.to_thread(_find, ask)
+    await ask.parts.view.look()
+    return answer(VersionOut.of(version))
 
 
 async def delete_version(ask: Ask) -> Response:
