@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from cli.showcase import EXAMPLES, find_examples
+from tests.fixtures.api import leaving_nothing
 from tests.fixtures.platform import HEARTH, Platform, make_platform, start, stop
 
 pytestmark = [pytest.mark.platform, pytest.mark.podman, pytest.mark.timeout(400)]
@@ -28,6 +29,13 @@ def until(condition: Callable[[], object], what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.05)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left(platform: Platform) -> Iterator[None]:
+    """What these tests deploy on the session's platform is gone before others use it."""
+    with leaving_nothing(platform):
+        yield
 
 
 # --- a user's way ---
