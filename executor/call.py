@@ -38,6 +38,15 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
+class Usage:
+    """What one invocation used, by the kernel's own books."""
+
+    cpu_ms: float | None  # None where it cannot be told: calls overlapped in one sandbox
+    memory_peak_bytes: int | None  # likewise
+    is_peak_own: bool = True  # False: the sandbox's peak since its start; no kernel reset it
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """The function's own error: a value, since the sandbox is healthy and returns to the pool."""
 
@@ -54,6 +63,9 @@ class Outcome:
 
     For kind "http", `status` and `headers` are the response's (validated, hop-by-hop dropped) and
     `body` its raw bytes. For kind "event", status is 200, headers empty, `body` the JSON result.
+    With `stream` the body has only begun: `status` and `headers` (a content type, for kind "event"
+    too) are known, `body` is empty, and who has the outcome must `read` the stream to its end or
+    `close` it: the seat is in use until then.
     """
 
     status: int
@@ -62,6 +74,23 @@ class Outcome:
     cold: bool
     timing: Timing
     failure: Failure | None = None
+    stream: Stream | None = None
+    why_cold: str | None = None  # first_call, new_version, burst, evicted, expired, crashed, …
+    usage: Usage | None = None  # None while it streams, and without a meter
+
+
+class Stream(Protocol):
+    """A response's body while it is made. The sandbox is held back until its bytes are read."""
+
+    async def read(self) -> bytes:
+        """The next bytes as they came; b"" once all is said. FunctionTimeout, FunctionCrashed, …
+        when the call ends otherwise; FunctionFault when the function raised in the middle."""
+        ...
+
+    def close(self) -> None:
+        """Nobody reads any more: the function is told, and the seat returns when it has ended. Any
+        number of times."""
+        ...
 
 
 class CodeProvider(Protocol):

@@ -35,9 +35,29 @@ class Driver(Protocol):
         limits. Does not speak to the shim. SandboxBroken when the sandbox is gone."""
         ...
 
+    def freeze(self, sandbox: Sandbox) -> bool:
+        """Stop every process in it until `thaw`. Written directly; returns before the last of them
+        has stopped. False where that cannot be done: then they run on."""
+        ...
+
+    def thaw(self, sandbox: Sandbox) -> None:
+        """The reverse of `freeze`. Never raises: a sandbox that is gone says so by itself."""
+        ...
+
+    def interrupt(self, sandbox: Sandbox) -> None:
+        """SIGTERM to its shim. Never raises."""
+        ...
+
+    def retire(self, sandbox: Sandbox, grace_s: float) -> None:
+        """End it gently: thaw it, SIGTERM to its shim, and once that has ended, at the latest
+        after `grace_s`, `close`. Any number of times, in any state; never raises."""
+        ...
+
     def close(self, sandbox: Sandbox) -> None:
-        """End it: hang up, kill every process in it, then, behind the caller's back, give back its
-        mounts, ids and directories. Any number of times, in any state; never raises."""
+        """End it: hang up, kill every process in it (frozen ones too), then, behind the caller's
+        back, give back its mounts, ids and directories. Any number of times, in any state; never
+        raises. `sandbox.on_gone` is called once, when no process of it is left, or when all
+        patience has ended."""
         ...
 
     async def ping(self) -> None:

@@ -27,6 +27,7 @@ from core.limits import HELLO_TIMEOUT_S, INIT_TIMEOUT_S
 from core.model import Version
 from executor.call import Call, LogLine, LogSink, Outcome, Timing
 from executor.logpipe import Journal, Outputs, Stream
+from executor.meter import Meter
 from executor.messages import call_head, init_failure, init_head, logged, outcome_of
 from executor.wire import Decoder, Frame, FrameType, WireError, encode, head_of
 from runtimes.registry import Runtime
@@ -86,6 +87,8 @@ class Sandbox(asyncio.Protocol):
         self.timing = Timing()  # of its boot and init, told by the first call
         self.why_died: Callable[[], HearthError | None] = lambda: None  # the driver's post-mortem
         self.on_died: Callable[[Sandbox], None] = lambda sandbox: None
+        self.on_gone: Callable[[Sandbox], None] = lambda sandbox: None  # no process is left
+        self.meter: Meter | None = None  # the driver's, from the boot on
         self._decoder = Decoder(body_bytes_max)
         self._transport: asyncio.WriteTransport | None = None
         self._loop = asyncio.get_running_loop()
@@ -215,7 +218,7 @@ class Sandbox(asyncio.Protocol):
         if self.state is not expected or self._phase is None or self._phase.done():
             raise WireError(f"{frame.type.name} in state {self.state.name}")
         if frame.type is FrameType.HELLO:
-            if head_of(frame).get("protocol") != 1:
+            if head_of(frame).get("protocol") != 2:
                 text = "the shim speaks another version of the protocol; rebuild the images"
                 raise WireError(text)
             self._move(State.STEM)
