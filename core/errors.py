@@ -191,6 +191,13 @@ class FunctionInitFailed(FunctionFault):
     code = "function_init_failed"
 
 
+class FunctionUnloadable(FunctionInitFailed):
+    """The code failed to load so often in a row that it is not tried again before a while has
+    passed; `last` tells the last failure. Heals by itself when a try succeeds."""
+
+    code = "function_unloadable"
+
+
 class FunctionCrashed(FunctionFault):
     """The sandbox ended in the middle of the invocation."""
 

@@ -26,6 +26,7 @@ STATUS: Mapping[type[HearthError], int] = {
     errors.HeadersTooLarge: 431,
     errors.CallerError: 400,
     errors.FunctionTimeout: 504,
+    errors.FunctionUnloadable: 503,
     errors.FunctionFault: 502,
     errors.FeatureUnavailable: 501,
     errors.PartAway: 503,
@@ -38,7 +39,7 @@ STATUS: Mapping[type[HearthError], int] = {
 RETRY_AFTER_S = 1  # when an error that passes by itself does not say more
 _PASSES = frozenset({429, 503})
 # What an anonymous caller of a public function may not learn about its code.
-_OWNERS_ONLY = frozenset({"type", "trace", "found", "log"})
+_OWNERS_ONLY = frozenset({"type", "trace", "found", "log", "last"})
 
 
 def status_of(error: HearthError) -> int:
