@@ -33,7 +33,7 @@ def refused(frame: Frame) -> dict[str, Any]:
 def test_a_stem_says_hello_before_it_has_code(boot: Boot, runtime: Runtime) -> None:
     sandbox = boot({})
     assert (sandbox.hello.kind, sandbox.hello.call) == (HELLO, 0)
-    assert sandbox.hello.head["protocol"] == 1
+    assert sandbox.hello.head["protocol"] == 2
     assert sandbox.hello.head["runtime"].startswith(runtime.short)
 
 

@@ -30,11 +30,13 @@ from cli.host import ensure_containers_conf
 from core.settings import Settings
 from runtimes.registry import HERE, Runtime
 
-INIT, CALL, CANCEL = 1, 2, 3
-HELLO, READY, INIT_ERROR, RESULT, ERROR = 16, 17, 18, 19, 20
+INIT, CALL, CANCEL, CREDIT = 1, 2, 3, 4
+HELLO, READY, INIT_ERROR, RESULT, ERROR, CHUNK, END = 16, 17, 18, 19, 20, 21, 22
 HEADER = struct.Struct(">IBII")
 PATIENCE_S = 60.0  # how long a shim may be silent before a test fails; never a matter of speed
 PAYLOAD_BYTES_MAX = 6 * 1024 * 1024
+CREDIT_BYTES = 256 * 1024  # what a call begins with
+CHUNK_BYTES_MAX = 64 * 1024
 IMAGE_SHIMS = "/opt/hearth"
 LAUNCHER = HERE / "launcher.py"
 
@@ -169,7 +171,7 @@ class Sandbox:
     def _in_image(self) -> list[str]:
         """The image's interpreter with the shim as it stands in this tree."""
         shims = self.folder.parent / "shims"
-        shutil.copytree(self.runtime.folder, shims)
+        shutil.copytree(self.runtime.folder, shims, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(LAUNCHER, shims)
         for path in [shims, self.task, *shims.rglob("*"), *self.task.rglob("*")]:
             path.chmod(0o755 if path.is_dir() else 0o644)
@@ -303,6 +305,29 @@ class Sandbox:
     def call(self, event: Any) -> Frame:
         """An event, and the answer to it."""
         return self.call_raw(json.dumps(event).encode())
+
+    def start(self, event: Any) -> int:
+        """Begin a call and leave its answer for later; its number."""
+        self.send(self.call_frame("event", json.dumps(event).encode()))
+        return self.calls
+
+    def cancel(self, call: int) -> None:
+        """Nobody waits for the call any more."""
+        self.send(frame(CANCEL, call, {}))
+
+    def credit(self, call: int, size: int) -> None:
+        """So many more bytes of CHUNK bodies may be sent."""
+        self.send(frame(CREDIT, call, {}, size.to_bytes(4, "big")))
+
+    def streamed(self, call: int) -> list[Frame]:
+        """The CHUNKs of a call and its END (or its other answer), credit given as they come."""
+        frames = [self.receive()]
+        while frames[-1].kind == CHUNK:
+            if frames[-1].body:
+                self.credit(call, len(frames[-1].body))
+            frames.append(self.receive())
+        assert {answer.call for answer in frames} == {call}, frames
+        return frames
 
     def http(
         self,
