@@ -70,6 +70,24 @@ BOOTS_AT_ONCE_MAX = 4  # Podman starts about ten a second whatever is asked of i
 SEAT_WAIT_S = 10.0  # how long an invocation waits for a seat before 503
 SEAT_WAIT_FAIR_S = 1.0  # after this another function's seat ends for it when its call does
 TICKETS_PER_FUNCTION_MAX = 1000
+PLACE_WAIT_S = 0.025  # how long an invocation beyond a limit waits for another's end before 429
+PLACE_WAITERS_MAX = 1024  # on one node; further ones are refused at once
+FREEZE_AFTER_S = 0.25  # an idle seat is frozen after this much quiet
+WARM_RETRY_S = (1.0, 2.0, 5.0, 15.0, 60.0)  # pauses between tries to make a seat that is kept
+ENDS_REMEMBERED_MAX = 8192  # versions and functions of which is known why they have no seat
+SHUTDOWN_GRACE_S = 5.0  # the longest a stop waits for functions that were told to end
+STEM_MB = 16  # what a booted sandbox without code holds, generously
+STEM_BUDGET_SHARE = 8  # at most this part of the node's memory is for stems
+STEM_BURST_S = 2.0  # cold starts within this time count as one burst
+STEM_MEMORY_S = 600.0  # the largest burst of this time sets how many stems are kept
+REFILLS_AT_ONCE_MAX = 2  # boots for the stock; those that somebody waits for come first
+REFILL_PATIENCE_S = 1.0  # how long refilling stands back for cold starts under way
+INIT_FAILURES_MAX = 3  # in a row, then a version is not tried again before a pause
+INIT_PAUSE_S = 1.0  # the first of these pauses; each failed try doubles it
+INIT_PAUSE_MAX_S = 60.0
+INIT_FAILING_MAX = 4096  # versions remembered as failing
+STREAM_WINDOW_BYTES = 256 * KIB  # of a streamed answer that nobody has read yet
+STREAM_CHUNK_BYTES_MAX = 64 * KIB
 
 # Builds
 BUILD_LOG_BYTES_MAX = 256 * KIB
@@ -141,3 +159,6 @@ assert BUILD_LOG_TAIL_BYTES > BUILD_LOG_LINE_BYTES_MAX
 assert INLINE_CODE_BYTES_MAX < JSON_BODY_BYTES_MAX
 assert DEPENDENCIES_BYTES_MAX >= ARCHIVE_UNPACKED_BYTES_MAX  # a layer may hold any archive
 assert DEPENDENCIES_ENTRIES_MAX >= ARCHIVE_ENTRIES_MAX
+assert STREAM_WINDOW_BYTES >= 2 * STREAM_CHUNK_BYTES_MAX
+assert PLACE_WAIT_S < 0.05  # who is refused is told within 50 ms
+assert SEAT_WAIT_FAIR_S < SEAT_WAIT_S

@@ -131,8 +131,12 @@ class LogSink(Protocol):
 class PoolStats:
     """A moment of the pool, for /readyz, metrics and tests."""
 
-    stems: Mapping[str, int] = field(default_factory=dict)  # by runtime
+    stems: Mapping[str, int] = field(default_factory=dict)  # by runtime, `+egress` if networked
+    stem_levels: Mapping[str, int] = field(default_factory=dict)  # how many there should be
     idle: int = 0
     busy: int = 0
     booting: int = 0
     waiting: int = 0
+    frozen: int = 0  # of the idle ones
+    leaving: int = 0  # told to end, and not gone yet
+    promised_mb: int = 0

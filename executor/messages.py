@@ -7,9 +7,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from core.errors import FunctionInitFailed, ResponseInvalid
+from core.errors import FunctionFault, FunctionInitFailed, ResponseInvalid
 from core.model import Version
-from executor.call import Call, Failure, Outcome, Timing
+from executor.call import Call, Failure, Outcome, Stream, Timing, Usage
 from executor.response import check_response
 from executor.wire import Frame, FrameType, head_of
 
@@ -49,21 +49,38 @@ def call_head(call: Call, timeout_s: float) -> dict[str, Any]:
     return head
 
 
-def outcome_of(frame: Frame, call: Call, handler_ms: float) -> Outcome:
+def outcome_of(frame: Frame, call: Call, timing: Timing, usage: Usage | None) -> Outcome:
     """What RESULT or ERROR means for the call. A response that cannot be one is the function's
     error, a value like its others. WireError when the frame cannot be read at all."""
-    timing = Timing(handler_ms=handler_ms)
     if frame.type is FrameType.RESULT and call.kind == "event":
-        return Outcome(200, (), frame.body, cold=False, timing=timing)
+        return Outcome(200, (), frame.body, cold=False, timing=timing, usage=usage)
     try:
         head = head_of(frame)
         if frame.type is FrameType.ERROR:
-            return _failed(_failure(head), timing)
+            return _failed(_failure(head), timing, usage)
         status, headers = check_response(head)
     except ResponseInvalid as error:
-        failure = Failure(ResponseInvalid.code, "Runtime.ResponseInvalid", error.message)
-        return _failed(failure, timing)
-    return Outcome(status, headers, frame.body, cold=False, timing=timing)
+        return _failed(_invalid(error), timing, usage)
+    return Outcome(status, headers, frame.body, cold=False, timing=timing, usage=usage)
+
+
+def opening_of(frame: Frame, timing: Timing, stream: Stream) -> Outcome:
+    """What the first CHUNK of a streamed answer means. WireError as `outcome_of`."""
+    try:
+        status, headers = check_response(head_of(frame))
+    except ResponseInvalid as error:
+        return _failed(_invalid(error), timing, None)
+    return Outcome(status, headers, b"", cold=False, timing=timing, stream=stream)
+
+
+def stream_error(frame: Frame) -> FunctionFault | None:
+    """What END says that went wrong in the middle of a stream; None when all was said."""
+    head = head_of(frame)
+    if not head:
+        return None
+    failure = _failure(head)
+    kind = ResponseInvalid if failure.code == ResponseInvalid.code else FunctionFault
+    return kind(failure.message, type=failure.type, trace=logged(failure))
 
 
 def logged(failure: Failure) -> list[str]:
@@ -82,8 +99,12 @@ def init_failure(head: dict[str, Any]) -> FunctionInitFailed:
     return FunctionInitFailed(_text(head.get("message"), "the code could not be loaded"), **details)
 
 
-def _failed(failure: Failure, timing: Timing) -> Outcome:
-    return Outcome(502, (), b"", cold=False, timing=timing, failure=failure)
+def _failed(failure: Failure, timing: Timing, usage: Usage | None) -> Outcome:
+    return Outcome(502, (), b"", cold=False, timing=timing, failure=failure, usage=usage)
+
+
+def _invalid(error: ResponseInvalid) -> Failure:
+    return Failure(ResponseInvalid.code, "Runtime.ResponseInvalid", error.message)
 
 
 def _failure(head: dict[str, Any]) -> Failure:

@@ -1,10 +1,9 @@
-"""Lends seats to invocations: an idle one if there is one, else a new one, else wait, bounded.
+"""Does what the plan decides: lends seats, starts, freezes, thaws and ends sandboxes.
 
-Mutable state: the lines (a version's idle seats, tickets and starts), the order of idle seats, the
-memory promised, and the lines that starve for memory. It changes only in synchronous methods; what
-takes time (boot, bind, init) runs in a task that changes nothing until it is done.
-
-A ticket is not tied to a start: whichever seat of its version is free first serves the oldest.
+The books are the plan's (executor/plan.py), which changes them in synchronous methods and leaves
+its decisions; `_act` carries them out. What takes time (boot, bind, init) runs in a task that
+changes nothing until it is done. A ticket is not tied to a start: whichever seat of its version is
+free first serves the oldest.
 """
 
 from __future__ import annotations
@@ -12,49 +11,34 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from functools import partial
-from types import TracebackType
 
-from core.errors import FunctionFault, HearthError, NodeDraining, NodeFull
-from core.limits import SEAT_WAIT_FAIR_S, SEAT_WAIT_S, TICKETS_PER_FUNCTION_MAX
+from core.errors import FunctionFault, FunctionInitFailed, HearthError, NodeDraining, NodeFull
+from core.limits import FREEZE_AFTER_S, SEAT_WAIT_S, SHUTDOWN_GRACE_S, TICKETS_PER_FUNCTION_MAX
 from core.model import Version
+from executor.breaker import Breaker
 from executor.call import PoolStats
+from executor.plan import Plan
 from executor.sandbox import Sandbox
-from executor.seats import Line, Seat
+from executor.seats import Begin, CallOff, Decision, Freeze, Grant, Leave, Line, Seat, Ticket
 from executor.starter import Starter
+from executor.stems import CalledOff
 
 log = logging.getLogger("hearth.executor")
 
 _SWEEP_S = 1.0
+_GONE_S = 15.0  # a stop waits so long for what is ending; the driver's own patience is shorter
 
 
-class Lease:
-    """Exclusive use of a seat. It goes back only if the body leaves without an exception."""
+@dataclass(eq=False, slots=True)
+class _Ticket(Ticket):
+    """One that a task waits on."""
 
-    __slots__ = ("_pool", "_version", "seat")
-
-    def __init__(self, pool: Pool, version: Version) -> None:
-        self._pool = pool
-        self._version = version
-
-    async def __aenter__(self) -> Seat:
-        self.seat = await self._pool.acquire(self._version)
-        self.seat.served += 1
-        return self.seat
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            self._pool.give_back(self.seat)
-        elif issubclass(kind, asyncio.CancelledError):
-            # The waiting was cancelled; the call goes on, and the seat returns when it is over.
-            self.seat.sandbox.when_quiet(partial(self._pool.give_back, self.seat))
-        else:
-            self._pool.discard(self.seat)
+    seat: asyncio.Future[Seat] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
 
 
 class Pool:
@@ -62,281 +46,268 @@ class Pool:
 
     def __init__(self, starter: Starter, memory_budget_mb: int) -> None:
         self._starter = starter
-        self._budget_mb = memory_budget_mb
-        self._promised_mb = 0
-        self._lines: dict[str, Line] = {}
-        self._retired: set[Line] = set()  # no longer in `_lines`, but not empty yet
+        self.plan = Plan(memory_budget_mb)
+        self._breaker = Breaker()
         self._seats: dict[Sandbox, Seat] = {}
-        self._idle_order: dict[Seat, None] = {}  # least recently used first
-        self._starved: dict[Line, float] = {}  # since when they wait for memory, oldest first
-        self._starts: set[asyncio.Task[None]] = set()
+        self._starts: set[asyncio.Task[Sandbox]] = set()
+        self._all_gone = asyncio.Event()
         self._is_open = True
-        self._sweeper: asyncio.Task[None] | None = None
+        self._sweepers: list[asyncio.Task[None]] = []
 
     def __repr__(self) -> str:
         s = self.stats()
         return (
             f"<Pool {s.busy} busy {s.idle} idle {s.booting} booting {s.waiting} waiting, "
-            f"{self._promised_mb} of {self._budget_mb} MB>"
+            f"{self.plan.promised_mb} of {self.plan.budget_mb} MB>"
         )
 
     # --- lending ---------------------------------------------------------------------------------
 
-    def lease(self, version: Version) -> Lease:
-        """`async with pool.lease(version) as seat`. Errors as `acquire`."""
-        return Lease(self, version)
+    def lend(self, version: Version) -> Seat | None:
+        """A warm seat, awake, or None when there is none at hand. Give it back."""
+        while (seat := self.plan.lend(version.id)) is not None:
+            if seat.is_frozen:
+                seat.is_frozen = False
+                self._starter.thaw(seat.sandbox)
+            if seat.sandbox.is_usable:
+                return seat
+            self.give_back(seat)
+        return None
 
-    async def acquire(self, version: Version) -> Seat:
-        """A usable seat, now busy. NodeFull after SEAT_WAIT_S without one, or what kept the
-        version from starting: FunctionInitFailed, FunctionOutOfMemory, SandboxBroken, PartAway."""
-        line = self._lines.get(version.id)
-        if line is not None and (seat := self._pop_idle(line)) is not None:
-            line.busy += 1
-            return seat
-        seat = await self._wait(version)
+    async def acquire(self, version: Version) -> tuple[Seat, str | None]:
+        """A seat, and why there was none warm, if it had to be made for this. NodeFull after
+        SEAT_WAIT_S without one, or what kept the version from starting: FunctionInitFailed,
+        FunctionUnloadable, FunctionOutOfMemory, SandboxBroken, PartAway."""
+        seat = self.lend(version)
+        if seat is not None:
+            return seat, None
+        ticket = await self._wait(version)
+        seat = ticket.seat.result()
         if not seat.sandbox.is_usable:
             # It died between its grant and now, and has seen nothing of this call: once more.
-            self.discard(seat)
-            seat = await self._wait(version)
-        return seat
+            self.give_back(seat)
+            ticket = await self._wait(version)
+            seat = ticket.seat.result()
+        return seat, ticket.why_cold if seat.is_fresh else None
+
+    def has_seats(self, version: Version) -> bool:
+        """Whether the version has any: it is warm, if busy."""
+        line = self.plan.lines.get(version.id)
+        return line is not None and line.seats > 0
 
     def give_back(self, seat: Seat) -> None:
-        """The lease ended well: lend it on, or let it rest."""
-        if not seat.sandbox.is_usable or seat.line.retired or self._must_yield(seat):
-            self.discard(seat)
-        else:
-            seat.line.busy -= 1
-            self._rest(seat)
-
-    def discard(self, seat: Seat) -> None:
-        """The lease ended badly: this sandbox is never lent again."""
-        if self._seats.pop(seat.sandbox, None) is None:
-            return
-        line = seat.line
-        if seat in self._idle_order:
-            del self._idle_order[seat]
-            line.idle.remove(seat)
-        else:
-            line.busy -= 1
-        self._close(seat)
-        self._settle(line)
+        """A call of the seat is over: lend it on, let it rest, or end it if something is wrong."""
+        flaw = seat.sandbox.flaw
+        if flaw is not None:
+            self.plan.spoil(seat, flaw, is_sound=False)
+        self.plan.give_back(seat, time.monotonic())
+        if self.plan.decisions:
+            self._act()
 
     # --- waiting ---------------------------------------------------------------------------------
 
-    async def _wait(self, version: Version) -> Seat:
-        line = self._line_for(version)
-        ticket: asyncio.Future[Seat] = asyncio.get_running_loop().create_future()
-        line.tickets.append(ticket)
-        self._settle(line)
-        try:
-            while not ticket.done():
-                await asyncio.wait([ticket], timeout=SEAT_WAIT_S)
-                # While a seat is being made the waiting goes on: each step of that is bounded.
-                if not ticket.done() and not line.starting:
-                    text = f"no seat became free within {SEAT_WAIT_S:g} s: all memory is promised"
-                    raise NodeFull(text, retry_after_s=2)
-            return ticket.result()
-        except BaseException:
-            self._tear_up(line, ticket)
-            raise
-
-    def _line_for(self, version: Version) -> Line:
+    async def _wait(self, version: Version) -> _Ticket:
         if not self._is_open:
             raise NodeDraining("this node is shutting down", retry_after_s=1)
-        if version.config.memory_mb > self._budget_mb:
-            text = f"{version.config.memory_mb} MB are more than this node's {self._budget_mb} MB"
+        self._require_room(version)
+        if self.plan.needs_start(version.id):
+            self._breaker.check(version.id, time.monotonic())
+        ticket = _Ticket(self.plan.why_cold(version))
+        self.plan.ask(version, ticket, time.monotonic())
+        self._act()
+        try:
+            while not ticket.seat.done():
+                await asyncio.wait([ticket.seat], timeout=SEAT_WAIT_S)
+                # While a seat is being made the waiting goes on: each step of that is bounded.
+                if not ticket.seat.done() and not self.plan.is_starting(version.id):
+                    text = f"no seat became free within {SEAT_WAIT_S:g} s: all memory is promised"
+                    raise NodeFull(text, retry_after_s=2)
+            ticket.seat.result()
+        except BaseException:
+            self._tear_up(version, ticket)
+            raise
+        return ticket
+
+    def _require_room(self, version: Version) -> None:
+        if not self.plan.room_for(version):
+            text = f"{version.config.memory_mb} MB are more than this node's "
+            text += f"{self.plan.budget_mb} MB"
             raise NodeFull(f"the function's {text} for all sandboxes")
-        line = self._lines.get(version.id)
-        if line is None:
-            line = self._lines[version.id] = Line(version)
-        if len(line.tickets) >= TICKETS_PER_FUNCTION_MAX:
+        line = self.plan.lines.get(version.id)
+        if line is not None and len(line.tickets) >= TICKETS_PER_FUNCTION_MAX:
             raise NodeFull("too many invocations of this function wait already", retry_after_s=1)
-        return line
 
-    def _tear_up(self, line: Line, ticket: asyncio.Future[Seat]) -> None:
-        if ticket in line.tickets:
-            line.tickets.remove(ticket)
-            self._settle(line)
-        elif ticket.done() and ticket.exception() is None:
-            self.give_back(ticket.result())  # granted in the very tick of the cancellation
+    def _tear_up(self, version: Version, ticket: _Ticket) -> None:
+        if self.plan.tear_up(version.id, ticket, time.monotonic()):
+            self._act()
+        elif ticket.seat.done() and not ticket.seat.cancelled() and not ticket.seat.exception():
+            self.give_back(ticket.seat.result())  # granted in the very tick of the cancellation
+        if not self.plan.is_starting(version.id):
+            self._breaker.unknown(version.id)
 
-    # --- state -----------------------------------------------------------------------------------
+    # --- acting ----------------------------------------------------------------------------------
 
-    def _pop_idle(self, line: Line) -> Seat | None:
-        while line.idle:
-            seat = line.idle.pop()
-            del self._idle_order[seat]
-            if seat.sandbox.is_usable:
-                return seat
-            del self._seats[seat.sandbox]
-            self._close(seat)
-        return None
+    def _act(self) -> None:
+        """Carry out what the plan has decided."""
+        decisions = self.plan.decisions
+        while decisions:
+            decision = decisions.pop(0)
+            self._carry_out(decision)
+        if not self.plan.leaving and not self._is_open:
+            self._all_gone.set()
 
-    def _rest(self, seat: Seat) -> None:
-        """A free seat: to the oldest ticket of its line, else to the idle ones."""
-        line = seat.line
-        if line.tickets:
-            line.busy += 1
-            line.tickets.popleft().set_result(seat)
+    def _carry_out(self, decision: Decision) -> None:
+        match decision:
+            case Grant(ticket, seat):
+                assert isinstance(ticket, _Ticket)
+                if ticket.seat.done():  # whoever waited has left in this very tick
+                    self.give_back(seat)
+                else:
+                    ticket.seat.set_result(seat)
+            case Begin(line):
+                start = asyncio.create_task(self._starter.start(line.version))
+                self._starts.add(start)
+                start.add_done_callback(partial(self._start_ended, line))
+            case CallOff(line):
+                self._starter.call_off(line.version)
+            case Freeze(seat):
+                seat.is_frozen = self._starter.freeze(seat.sandbox)
+            case Leave(seat, why):
+                self._leave(seat, why)
+
+    def _leave(self, seat: Seat, why: str) -> None:
+        sandbox = seat.sandbox
+        if why == "evicted":
+            sandbox.note("evicted: the node needed its memory")
+        self._seats.pop(sandbox, None)
+        if seat.is_sound and sandbox.flaw is None:
+            grace_s = seat.line.version.config.grace_s
+            if not self._is_open:
+                grace_s = min(grace_s, SHUTDOWN_GRACE_S)
+            self._starter.retire(sandbox, grace_s)
         else:
-            seat.idle_since = time.perf_counter()
-            line.idle.append(seat)
-            self._idle_order[seat] = None
-        if self._starved:
-            self._feed()
-
-    def _must_yield(self, seat: Seat) -> bool:
-        """Whether a line has starved so long that this seat ends in its favour; else a busy
-        function would keep for ever what it has."""
-        if not self._starved:
-            return False
-        line, since = next(iter(self._starved.items()))
-        if line is seat.line or time.perf_counter() - since < SEAT_WAIT_FAIR_S:
-            return False
-        return self._free_mb() + seat.memory_mb >= line.memory_mb
-
-    def _settle(self, line: Line) -> None:
-        """After every change: begin what its tickets still need, after those who starve longer."""
-        if line.wants_seats:
-            self._starved.setdefault(line, time.perf_counter())
-        self._feed()
-        if line.is_empty:
-            self._retired.discard(line)
-            if self._lines.get(line.version.id) is line:
-                del self._lines[line.version.id]
-
-    def _feed(self) -> None:
-        """Begin every start that memory allows, oldest need first. Who does not fit does not hold
-        up others: nobody waits while a seat could be made."""
-        for line in list(self._starved):
-            began = False
-            while self._is_open and line.wants_seats and self._make_room(line.memory_mb):
-                self._begin(line)
-                began = True
-            if not line.wants_seats:
-                del self._starved[line]
-            elif began:  # it has had its turn
-                del self._starved[line]
-                self._starved[line] = time.perf_counter()
-
-    def _begin(self, line: Line) -> None:
-        self._promised_mb += line.memory_mb
-        line.starting += 1
-        task = asyncio.create_task(self._start(line))
-        self._starts.add(task)
-        task.add_done_callback(self._starts.discard)
-
-    def _free_mb(self) -> int:
-        """What could be promised if every idle seat were evicted."""
-        idle_mb = sum(seat.memory_mb for seat in self._idle_order)
-        return self._budget_mb - self._promised_mb + idle_mb
-
-    def _make_room(self, memory_mb: int) -> bool:
-        """Evict the least recently used idle seats until so much memory is free; none of them
-        when that would not do."""
-        if self._promised_mb + memory_mb <= self._budget_mb:
-            return True
-        if memory_mb > self._free_mb():
-            return False
-        while self._promised_mb + memory_mb > self._budget_mb:
-            seat = next(iter(self._idle_order))
-            seat.sandbox.note("evicted: the node needed its memory")
-            self._evict(seat)
-        return True
-
-    def _evict(self, seat: Seat) -> None:
-        line = seat.line
-        del self._idle_order[seat]
-        line.idle.remove(seat)
-        del self._seats[seat.sandbox]
-        self._close(seat)
-        if line.is_empty and self._lines.get(line.version.id) is line:
-            del self._lines[line.version.id]
-
-    def _close(self, seat: Seat) -> None:
-        self._promised_mb -= seat.memory_mb
-        self._starter.close(seat.sandbox)
+            self._starter.close(sandbox)
 
     def _on_died(self, sandbox: Sandbox) -> None:
         seat = self._seats.get(sandbox)
-        if seat is not None and seat in self._idle_order:
-            self.discard(seat)  # a busy one is discarded by its lease
+        if seat is not None:
+            self.plan.died(seat, sandbox.flaw or "crashed", time.monotonic())
+            self._act()
+
+    def _on_gone(self, seat: Seat) -> None:
+        if seat in self.plan.leaving:
+            self.plan.gone(seat, time.monotonic())
+            self._act()
 
     # --- making a seat ---------------------------------------------------------------------------
 
-    async def _start(self, line: Line) -> None:
-        try:
-            sandbox = await self._starter.start(line.version)
-        except HearthError as error:
-            self._start_failed(line, error)
-        except BaseException:
-            self._start_failed(line, NodeDraining("this node is shutting down", retry_after_s=1))
-            raise
-        else:
-            line.starting -= 1
-            seat = self._seats[sandbox] = Seat(sandbox, line)
+    def _start_ended(self, line: Line, start: asyncio.Task[Sandbox]) -> None:
+        # Not in the task itself: one that is cancelled before its first step never runs.
+        self._starts.discard(start)
+        version, now = line.version, time.monotonic()
+        if start.cancelled():
+            draining = NodeDraining("this node is shutting down", retry_after_s=1)
+            self._start_failed(line, draining)
+            return
+        error = start.exception()
+        if error is None:
+            self._breaker.loaded(version.id)
+            sandbox = start.result()
+            seat = self.plan.started(line, sandbox, now)
+            self._seats[sandbox] = seat
             sandbox.on_died = self._on_died
-            if line.tickets or not line.retired:
-                self._rest(seat)
-            else:
-                line.busy += 1
-                self.discard(seat)
+            sandbox.on_gone = lambda _: self._on_gone(seat)
+            if not sandbox.is_usable:  # it ended since
+                self.plan.died(seat, sandbox.flaw or "crashed", now)
+            self._act()
+        elif isinstance(error, CalledOff):
+            self._breaker.unknown(version.id)
+            self.plan.called_off(line, now)
+            self._act()
+        else:
+            assert isinstance(error, HearthError), error
+            self._start_failed(line, error)
 
     def _start_failed(self, line: Line, error: HearthError) -> None:
-        line.starting -= 1
-        self._promised_mb -= line.memory_mb
-        if not isinstance(error, FunctionFault | NodeDraining):
-            log.warning("a seat of %s could not be made: %s", line.version.label, error)
-        if line.tickets:
-            line.tickets.popleft().set_exception(error)
-        self._settle(line)
+        version, now = line.version, time.monotonic()
+        if isinstance(error, FunctionInitFailed):
+            self._breaker.failed(version.id, error, now)
+        else:
+            self._breaker.unknown(version.id)
+            if not isinstance(error, FunctionFault | NodeDraining):
+                log.warning("a seat of %s could not be made: %s", version.label, error.message)
+        told = self.plan.start_failed(line, now)
+        if told is not None:
+            _refuse(told, error)
+        if self._breaker.is_open(version.id):
+            for ticket in self.plan.give_up(line, now):
+                _refuse(ticket, self._breaker.error(version.id, now))
+        self._act()
 
     # --- the rest of life ------------------------------------------------------------------------
 
+    def keep(self, versions: Iterable[Version]) -> None:
+        """The versions in use, whole: what their `min_warm` asks is there from now on."""
+        if self._is_open:
+            self.plan.keep(versions, time.monotonic())
+            self._act()
+
     def retire(self, version_id: str) -> None:
-        """Close the version's idle seats now, its busy ones after their calls."""
-        line = self._lines.pop(version_id, None)
-        if line is None:
-            return
-        line.retired = True
-        for seat in list(line.idle):
-            self._evict(seat)
-        if not line.is_empty:
-            self._retired.add(line)
+        """End the version's idle seats now, its busy ones after their calls."""
+        self.plan.retire(version_id, time.monotonic())
+        self._act()
 
     def begin(self) -> None:
-        """Start expiring idle seats. Needs a running loop."""
-        self._sweeper = asyncio.create_task(self._sweep())
+        """Start freezing and expiring idle seats. Needs a running loop."""
+        self._sweepers = [
+            asyncio.create_task(self._every(FREEZE_AFTER_S, self.plan.freeze)),
+            asyncio.create_task(self._every(_SWEEP_S, self.plan.tick)),
+        ]
+
+    async def _every(self, seconds: float, look: Callable[[float], None]) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            look(time.monotonic())
+            if self.plan.decisions:
+                self._act()
 
     async def end(self) -> None:
-        """Lend nothing more, and let go of what is being started."""
+        """Lend nothing more, let go of what is being started, and wait until what is idle has
+        ended in its own way. What is still busy is the driver's to close."""
         self._is_open = False
         draining = NodeDraining("this node is shutting down", retry_after_s=1)
-        for line in [*self._lines.values(), *self._retired]:
-            while line.tickets:
-                line.tickets.popleft().set_exception(draining)
-            self._settle(line)
-        for sandbox in self._seats:
-            sandbox.why_died = lambda: draining  # it is not their fault
-        tasks = [*self._starts, *([self._sweeper] if self._sweeper else [])]
+        for ticket in self.plan.end(time.monotonic()):
+            _refuse(ticket, draining)
+        for sandbox, seat in self._seats.items():
+            if seat.calls:
+                sandbox.why_died = lambda: draining  # it is not their fault
+        self._act()
+        tasks = [*self._starts, *self._sweepers]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _sweep(self) -> None:
-        while True:
-            await asyncio.sleep(_SWEEP_S)
-            now = time.perf_counter()
-            for seat in list(self._idle_order):
-                if now - seat.idle_since >= seat.line.version.config.keep_warm_s:
-                    self._evict(seat)
+        self._act()
+        try:
+            async with asyncio.timeout(SHUTDOWN_GRACE_S + _GONE_S):
+                await self._all_gone.wait()
+        except TimeoutError:
+            log.warning("%d sandboxes have not ended in time", len(self.plan.leaving))
 
     def stats(self) -> PoolStats:
         """Counts of this moment, without stems."""
-        lines = [*self._lines.values(), *self._retired]
+        lines = list(self.plan.all_lines())
         return PoolStats(
-            idle=len(self._idle_order),
+            idle=len(self.plan.idle),
             busy=sum(line.busy for line in lines),
             booting=sum(line.starting for line in lines),
             waiting=sum(len(line.tickets) for line in lines),
+            frozen=sum(seat.is_frozen for seat in self.plan.idle),
+            leaving=len(self.plan.leaving),
+            promised_mb=self.plan.promised_mb,
         )
+
+
+def _refuse(ticket: Ticket, error: HearthError) -> None:
+    assert isinstance(ticket, _Ticket)
+    if not ticket.seat.done():
+        ticket.seat.set_exception(error)

@@ -2,6 +2,10 @@
 
 States only move forward, in `_move`. From INIT on every frame is hostile: a frame that is not legal
 for a call in flight ends the sandbox and nothing else.
+
+A call's time may be over while others run on in the same sandbox. It is then told so and given up:
+whoever waited has an answer, the sandbox takes no more calls, the others run to their own
+deadlines, and with the last of them it ends.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import os
 import time
 from collections.abc import Callable
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,14 +28,27 @@ from core.errors import (
     ResponseInvalid,
     SandboxBroken,
 )
-from core.limits import HELLO_TIMEOUT_S, INIT_TIMEOUT_S
+from core.limits import HELLO_TIMEOUT_S, INIT_TIMEOUT_S, STREAM_CHUNK_BYTES_MAX
 from core.model import Version
 from executor.call import Call, LogLine, LogSink, Outcome, Timing
-from executor.logpipe import Journal, Outputs, Stream
+from executor.inflight import InFlight, Over, Told
+from executor.journal import Journal, Stream
+from executor.logpipe import Outputs
+from executor.messages import (
+    call_head,
+    init_failure,
+    init_head,
+    logged,
+    opening_of,
+    outcome_of,
+    stream_error,
+)
 from executor.meter import Meter
-from executor.messages import call_head, init_failure, init_head, logged, outcome_of
+from executor.stream import BodyStream
 from executor.wire import Decoder, Frame, FrameType, WireError, encode, head_of
 from runtimes.registry import Runtime
+
+PROTOCOL = 2
 
 log = logging.getLogger("hearth.executor")
 
@@ -52,26 +70,6 @@ _EXPECTED_IN = {
 }
 
 
-class _Pending:
-    """A call in flight."""
-
-    __slots__ = ("call", "future", "started", "timer")
-
-    def __init__(
-        self, call: Call, future: asyncio.Future[Outcome], timer: asyncio.TimerHandle
-    ) -> None:
-        self.call = call
-        self.future = future
-        self.timer = timer
-        self.started = time.perf_counter()
-
-    def fail(self, error: HearthError) -> None:
-        """Nothing if whoever waited has left."""
-        if not self.future.done():
-            self.future.set_exception(error)
-            self.future.exception()  # and nobody need look at it
-
-
 class Sandbox(asyncio.Protocol):
     """Made by a driver, lent by the pool, closed by its driver. `on_died` is called once."""
 
@@ -88,14 +86,16 @@ class Sandbox(asyncio.Protocol):
         self.why_died: Callable[[], HearthError | None] = lambda: None  # the driver's post-mortem
         self.on_died: Callable[[Sandbox], None] = lambda sandbox: None
         self.on_gone: Callable[[Sandbox], None] = lambda sandbox: None  # no process is left
+        self.interrupt: Callable[[], None] = lambda: None  # SIGTERM, by the driver
         self.meter: Meter | None = None  # the driver's, from the boot on
+        self.flaw: str | None = None  # why it takes no more calls: timed_out, crashed, …
         self._decoder = Decoder(body_bytes_max)
         self._transport: asyncio.WriteTransport | None = None
         self._loop = asyncio.get_running_loop()
         self._phase: asyncio.Future[None] | None = None  # HELLO, then READY
-        self._calls: dict[int, _Pending] = {}
+        self._calls: dict[int, InFlight] = {}
+        self._given_up: dict[int, InFlight] = {}  # their time is over, their last frame not here
         self._next_call = 1
-        self._when_quiet: list[Callable[[], None]] = []
         self._logs: LogSink | None = None
         self._journal = Journal(self._emit)
         self._outputs: Outputs | None = None
@@ -124,6 +124,7 @@ class Sandbox(asyncio.Protocol):
         if self.state is not State.STEM:
             raise self.epitaph()
         self.version, self._logs = version, logs
+        self._journal.is_tagged = version.config.per_sandbox > 1
         self._move(State.INIT)
         self._phase = self._loop.create_future()
         started = time.perf_counter()
@@ -131,35 +132,43 @@ class Sandbox(asyncio.Protocol):
         await self._await_phase(INIT_TIMEOUT_S, f"took more than {INIT_TIMEOUT_S:.0f} s to load")
         self.timing.init_ms = (time.perf_counter() - started) * 1000
 
-    def call(self, call: Call) -> asyncio.Future[Outcome]:
-        """Start one invocation. The future ends with the outcome, or FunctionTimeout,
-        FunctionCrashed, FunctionOutOfMemory, ResponseInvalid; after an error, close the sandbox."""
-        assert self.version is not None
-        future: asyncio.Future[Outcome] = self._loop.create_future()
+    def begin(self, call: Call, told: Told, over: Over) -> None:
+        """Start one invocation. `told` hears the outcome, or FunctionTimeout, FunctionCrashed,
+        FunctionOutOfMemory, ResponseInvalid; `over` that its place is free, at the latest when
+        the sandbox ends."""
         if self.state is not State.READY:
-            future.set_exception(self.epitaph())
-            return future
+            told(self.epitaph())
+            over()
+            return
+        assert self.version is not None
         number = self._next_call
-        self._next_call += 1
-        timeout_s = self.version.config.timeout_s
-        timer = self._loop.call_later(timeout_s, self._expire, number)
-        self._calls[number] = _Pending(call, future, timer)
-        self._journal.turn_to(call.id)
-        self._send(FrameType.CALL, number, call_head(call, timeout_s), call.body)
+        self._next_call = number + 1
+        running = InFlight(call, number, told, over, self.meter)
+        if self._calls or self._given_up:
+            running.is_alone = False
+            for other in self._calls.values():
+                other.is_alone = False
+        config = self.version.config
+        running.timers = (self._loop.call_later(config.timeout_s, self._expire, running),)
+        if config.timeout_mode == "graceful":
+            warn_s = max(0.0, config.timeout_s - config.grace_s)
+            running.timers += (self._loop.call_later(warn_s, self._warn, running),)
+        self._calls[number] = running
+        self._journal.open(number, call.id)
+        self._send(FrameType.CALL, number, call_head(call, config.timeout_s), call.body)
+
+    def call(self, call: Call, over: Over = lambda: None) -> asyncio.Future[Outcome]:
+        """As `begin`, with a future; to cancel it is to leave, and the call goes on."""
+        future: asyncio.Future[Outcome] = self._loop.create_future()
+        self.begin(call, partial(settle, future), over)
         return future
 
     @property
     def is_usable(self) -> bool:
-        """Whether it may be lent: loaded, alive, nothing in flight."""
-        return self.state is State.READY and not self._calls
-
-    def when_quiet(self, then: Callable[[], None]) -> None:
-        """Call `then` once nothing is in flight any more: now, after the last answer, or after the
-        sandbox's end."""
-        if self._calls:
-            self._when_quiet.append(then)
-        else:
-            then()
+        """Whether it may be lent: loaded, alive, sound, with room for a call."""
+        if self.state is not State.READY or self.flaw is not None or self.version is None:
+            return False
+        return len(self._calls) < self.version.config.per_sandbox
 
     def hang_up(self) -> None:
         """Drop the connection and fail what is in flight. The driver kills what is behind it."""
@@ -207,24 +216,26 @@ class Sandbox(asyncio.Protocol):
 
     def _require_question(self) -> None:
         # Of what nobody asked for not a part is kept: a sandbox that rests owns no memory here.
-        if not self._calls and (self._phase is None or self._phase.done()):
+        in_flight = self._calls or self._given_up
+        if not in_flight and (self._phase is None or self._phase.done()):
             raise WireError(f"it spoke without being asked, in state {self.state.name}")
 
     def _on_frame(self, frame: Frame) -> None:
-        if frame.type is FrameType.RESULT or frame.type is FrameType.ERROR:
+        if frame.type >= FrameType.RESULT:  # hot: most frames are answers
             self._on_answer(frame)
             return
         expected = _EXPECTED_IN[frame.type]
         if self.state is not expected or self._phase is None or self._phase.done():
             raise WireError(f"{frame.type.name} in state {self.state.name}")
         if frame.type is FrameType.HELLO:
-            if head_of(frame).get("protocol") != 2:
+            if head_of(frame).get("protocol") != PROTOCOL:
                 text = "the shim speaks another version of the protocol; rebuild the images"
                 raise WireError(text)
             self._move(State.STEM)
             self._phase.set_result(None)
             return
-        self._settle_log()
+        if self._outputs is not None:
+            self._outputs.settle()
         if frame.type is FrameType.READY:
             self._move(State.READY)
             self._phase.set_result(None)
@@ -232,43 +243,112 @@ class Sandbox(asyncio.Protocol):
             self._phase.set_exception(init_failure(head_of(frame)))
 
     def _on_answer(self, frame: Frame) -> None:
-        pending = self._calls.get(frame.call)
-        if pending is None:
+        running = self._calls.get(frame.call) or self._given_up.get(frame.call)
+        if running is None:
             raise WireError(f"{frame.type.name} for call {frame.call}, which is not in flight")
-        handler_ms = (time.perf_counter() - pending.started) * 1000
-        self._settle_log()
-        try:
-            outcome = outcome_of(frame, pending.call, handler_ms)
-        except WireError as error:
-            pending.fail(ResponseInvalid(f"the sandbox's answer cannot be read: {error}"))
-            raise
-        pending.timer.cancel()
-        del self._calls[frame.call]
-        if outcome.failure is not None:
-            self._emit(pending.call.id, "platform", logged(outcome.failure))
-        if not pending.future.done():
-            pending.future.set_result(outcome)
-        if outcome.failure is not None and outcome.failure.is_last:
-            self.hang_up()  # before anyone is lent a process that is about to end
-        elif self._when_quiet and not self._calls:
-            self._tell_quiet()
+        if frame.type is FrameType.CHUNK:
+            self._on_chunk(running, frame)
+            return
+        if (running.stream is None) is (frame.type is FrameType.END):
+            raise WireError(f"{frame.type.name} for call {frame.call} at the wrong moment")
+        if self._outputs is not None:
+            self._outputs.settle()
+        if frame.call in self._given_up:
+            del self._given_up[frame.call]
+            self._finished(running)
+        elif running.stream is not None:
+            self._on_end(running, running.stream, frame)
+        else:
+            self._on_outcome(running, frame)
 
-    def _tell_quiet(self) -> None:
-        told, self._when_quiet = self._when_quiet, []
-        for then in told:
-            then()
+    def _on_outcome(self, running: InFlight, frame: Frame) -> None:
+        try:
+            outcome = outcome_of(frame, running.call, running.timing(), running.usage())
+        except WireError as error:
+            running.tell(ResponseInvalid(f"the sandbox's answer cannot be read: {error}"))
+            raise
+        running.stop_clocks()
+        del self._calls[frame.call]
+        failure = outcome.failure
+        if failure is not None:
+            self._emit(running.call.id, "platform", logged(failure))
+            if failure.is_last:  # before anyone is lent a process that is about to end
+                self.flaw = "crashed"
+        running.tell(outcome)
+        self._finished(running)
+        if failure is not None and failure.is_last:
+            self.hang_up()
+
+    def _finished(self, running: InFlight) -> None:
+        """The call's last frame has come: its place is free."""
+        self._journal.shut(running.number)
+        if self.flaw == "timed_out" and not self._calls:
+            self.hang_up()  # the others have run to their ends, or it was the only one
+        running.over()
+
+    # --- streams ---------------------------------------------------------------------------------
+
+    def _on_chunk(self, running: InFlight, frame: Frame) -> None:
+        if len(frame.body) > STREAM_CHUNK_BYTES_MAX:
+            raise WireError(f"a chunk of {len(frame.body)} bytes")
+        if running.stream is not None:
+            running.stream.feed(frame.body)
+            return
+        number = running.number
+        stream = BodyStream(partial(self._grant, number), partial(self._cancel, number))
+        stream.feed(frame.body)
+        running.stream = stream
+        if running.is_told:  # given up before it began
+            stream.close()
+            return
+        outcome = opening_of(frame, running.timing(), stream)
+        if outcome.failure is not None:
+            self._emit(running.call.id, "platform", logged(outcome.failure))
+            stream.close()
+        running.tell(outcome)
+
+    def _on_end(self, running: InFlight, stream: BodyStream, frame: Frame) -> None:
+        error = stream_error(frame)
+        running.stop_clocks()
+        del self._calls[running.number]
+        if error is not None:
+            trace = error.details.get("trace") or (f"{error.details['type']}: {error.message}",)
+            self._emit(running.call.id, "platform", list(trace))
+        stream.finish(error)
+        self._finished(running)
+
+    def _grant(self, number: int, size: int) -> None:
+        if self.state is State.READY:
+            self._send(FrameType.CREDIT, number, None, size.to_bytes(4, "big"))
+
+    def _cancel(self, number: int) -> None:
+        if self.state is State.READY:
+            self._send(FrameType.CANCEL, number, None)
 
     # --- the end ---------------------------------------------------------------------------------
 
-    def _expire(self, number: int) -> None:
-        pending = self._calls.pop(number, None)
-        if pending is None or self.version is None:
-            return
+    def _warn(self, running: InFlight) -> None:
+        """The call's time is nearly over: the function may still say its answer, or end well."""
+        self.flaw = self.flaw or "timed_out"
+        if len(self._calls) == 1 and not self._given_up:
+            self.interrupt()
+        else:
+            self._cancel(running.number)
+
+    def _expire(self, running: InFlight) -> None:
+        assert self.version is not None
         timeout_s = self.version.config.timeout_s
         text = f"the function ran longer than its timeout of {timeout_s:g} s and was stopped"
-        self.note(text, pending.call.id)
-        pending.fail(FunctionTimeout(text, timeout_s=timeout_s))
-        self.hang_up()
+        self.note(text, running.call.id)
+        running.stop_clocks()
+        del self._calls[running.number]
+        self._given_up[running.number] = running
+        self.flaw = "timed_out"
+        running.tell(FunctionTimeout(text, timeout_s=timeout_s))
+        if self._calls:
+            self._cancel(running.number)
+        else:
+            self.hang_up()
 
     def _die(self) -> None:
         if self.state is State.CLOSED:
@@ -276,18 +356,30 @@ class Sandbox(asyncio.Protocol):
         if self._outputs is not None:
             self._outputs.close()  # last words, before anyone is told
         error = self.epitaph()
-        self._journal.turn_to(None)
         self._move(State.CLOSED)
+        self.flaw = self.flaw or error.code.removeprefix("function_")
         if self._phase is not None and not self._phase.done():
             self._phase.set_exception(error)
             self._phase.exception()  # whoever waited may have left; that is no leak
-        calls, self._calls = self._calls, {}
-        for pending in calls.values():
-            pending.timer.cancel()
-            self.note(error.message, pending.call.id)
-            pending.fail(error)
+        calls = [*self._calls.values(), *self._given_up.values()]
+        given_up, self._calls, self._given_up = self._given_up, {}, {}
+        for running in calls:
+            running.stop_clocks()
+            if running.number not in given_up:
+                self._lost(running, error)
+            self._journal.shut(running.number)
         self.on_died(self)
-        self._tell_quiet()
+        for running in calls:
+            running.over()
+
+    def _lost(self, running: InFlight, error: HearthError) -> None:
+        """The sandbox ended in the middle of the call."""
+        config = self.version.config if self.version else None
+        if self.flaw == "timed_out" and config is not None:  # it ended when it was told to
+            text = f"the function was stopped at its timeout of {config.timeout_s:g} s"
+            error = FunctionTimeout(text, timeout_s=config.timeout_s)
+        self.note(error.message, running.call.id)
+        running.tell(error)
 
     async def _await_phase(self, timeout_s: float, complaint: str) -> None:
         assert self._phase is not None
@@ -311,11 +403,6 @@ class Sandbox(asyncio.Protocol):
         assert self._transport is not None
         self._transport.write(encode(kind, call, head, body))
 
-    def _settle_log(self) -> None:
-        if self._outputs is not None:
-            self._outputs.settle()
-        self._journal.turn_to(None)
-
     def _emit(self, invocation_id: str | None, stream: Stream, lines: list[str]) -> None:
         version = self.version
         if version is None or self._logs is None:
@@ -327,3 +414,15 @@ class Sandbox(asyncio.Protocol):
             self._logs.write(found)
         except Exception:  # a sink at fault costs its lines, never the sandbox that wrote them
             log.exception("log lines of %s are lost", version.label)
+
+
+def settle(future: asyncio.Future[Outcome], said: Outcome | HearthError) -> None:
+    """Put what was said into a future. Whoever left has no use for a stream."""
+    if future.done():
+        if isinstance(said, Outcome) and said.stream is not None:
+            said.stream.close()
+    elif isinstance(said, HearthError):
+        future.set_exception(said)
+        future.exception()  # and nobody need look at it
+    else:
+        future.set_result(said)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 
 from core.errors import HearthError, SandboxBroken
 from core.model import Version
 from executor.call import CodeProvider, LogSink
 from executor.driver import Driver
 from executor.sandbox import Sandbox
-from executor.stems import Stems
-from runtimes import registry
+from executor.stems import CalledOff, Stems
 
 log = logging.getLogger("hearth.executor")
 
 
 class Starter:
-    """The one way from a version to a sandbox."""
+    """The one way from a version to a sandbox, and from a sandbox to its end."""
 
     def __init__(
         self,
@@ -35,38 +35,58 @@ class Starter:
         self._payload_bytes_max = payload_bytes_max
 
     async def start(self, version: Version) -> Sandbox:
-        """A usable sandbox of the version; when it raises, nothing is left. Raises HearthError
-        and CancelledError alone: FunctionInitFailed, FunctionOutOfMemory, SandboxBroken, …"""
+        """A usable sandbox of the version; when it raises, nothing is left. Raises HearthError,
+        CalledOff and CancelledError alone: FunctionInitFailed, FunctionOutOfMemory, …"""
         try:
             return await self._start(version)
-        except HearthError:
+        except (HearthError, CalledOff):
             raise
         except Exception as error:  # whoever waits must be told, whatever went wrong
             log.exception("a sandbox of %s could not be made", version.label)
             text = f"a sandbox could not be made: {type(error).__name__}: {error}"
             raise SandboxBroken(text) from error
 
+    def call_off(self, version: Version) -> None:
+        """One start of the version less is needed: give up one that has cost nothing yet."""
+        self._stems.call_off(version)
+
     async def _start(self, version: Version) -> Sandbox:
         started = time.perf_counter()
-        runtime = registry.find(version.config.runtime)
         code = await self._code.tree(version)
-        bound = False
-        sandbox: Sandbox | None = None
         try:
-            sandbox = await self._stems.take(runtime, version.config.network)
-            await self._driver.bind(sandbox, version, code)
-            bound = True
-            sandbox.timing.boot_ms = (time.perf_counter() - started) * 1000
-            await sandbox.init(version, self._logs, self._payload_bytes_max)
-            if not sandbox.is_usable:  # it ended in the tick in which it was ready
-                raise sandbox.epitaph()
+            stem = await self._stems.take(version)
         except BaseException:
-            if sandbox is not None:
-                self._driver.close(sandbox)
+            self._code.release(code)
+            raise
+        bound = False
+        try:
+            await self._driver.bind(stem, version, code)
+            bound = True
+            stem.timing.boot_ms = (time.perf_counter() - started) * 1000
+            await stem.init(version, self._logs, self._payload_bytes_max)
+            if not stem.is_usable:  # it ended in the tick in which it was ready
+                raise stem.epitaph()
+        except BaseException:
+            self._driver.close(stem)
             if not bound:  # else closing it releases the code
                 self._code.release(code)
             raise
-        return sandbox
+        finally:
+            self._stems.settled()
+        stem.interrupt = partial(self._driver.interrupt, stem)
+        return stem
+
+    def freeze(self, sandbox: Sandbox) -> bool:
+        """See Driver."""
+        return self._driver.freeze(sandbox)
+
+    def thaw(self, sandbox: Sandbox) -> None:
+        """See Driver."""
+        self._driver.thaw(sandbox)
+
+    def retire(self, sandbox: Sandbox, grace_s: float) -> None:
+        """See Driver."""
+        self._driver.retire(sandbox, grace_s)
 
     def close(self, sandbox: Sandbox) -> None:
         """End a sandbox that `start` gave out."""

@@ -1,14 +1,31 @@
-"""A small stock of booted sandboxes without code, so that a cold start is a bind and not a boot."""
+"""A stock of booted sandboxes without code, so that a cold start is a bind and not a boot.
+
+Each kind of stem (runtime and network mode) has a shelf. Whoever wants a stem that is not there
+stands in the shelf's queue, functions in turn; boots that somebody waits for come before those for
+the stock, and the stock is refilled when no cold start is under way, or after a while in any case.
+The level of a shelf follows the largest burst of cold starts of late, within the memory for stems.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections import deque
 from collections.abc import Iterable
 
 from core.errors import HearthError, SandboxBroken
+from core.limits import (
+    BOOTS_AT_ONCE_MAX,
+    REFILL_PATIENCE_S,
+    REFILLS_AT_ONCE_MAX,
+    STEM_MB,
+)
+from core.model import Version
+from executor.demand import Demand
 from executor.driver import Driver
 from executor.sandbox import Sandbox, State
+from runtimes import registry
 from runtimes.registry import Runtime
 
 log = logging.getLogger("hearth.executor")
@@ -16,81 +33,268 @@ log = logging.getLogger("hearth.executor")
 _BACK_OFF_S = (1.0, 2.0, 5.0, 15.0, 60.0)
 
 
+class CalledOff(Exception):
+    """The start that waited for this stem is not needed any more."""
+
+
 class _Shelf:
-    """The stock of one runtime."""
+    """The stock and the queue of one kind."""
 
-    __slots__ = ("runtime", "stems", "wanted")
-
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, network: str) -> None:
         self.runtime = runtime
-        self.stems: list[Sandbox] = []
-        self.wanted = asyncio.Event()
-        self.wanted.set()
+        self.network = network
+        self.stock: list[Sandbox] = []
+        self.queue: dict[str, deque[_Wish]] = {}  # by function, whose turn it is first
+        self.booting = 0
+        self.demand = Demand()
+        self.failures = 0
+        self.pause: asyncio.TimerHandle | None = None  # after boots for the stock that failed
+
+    @property
+    def waiting(self) -> int:
+        """How many want a stem."""
+        return sum(map(len, self.queue.values()))
+
+    def pop_wish(self) -> _Wish | None:
+        """The next in turn: one of the function that was served longest ago."""
+        if not self.queue:
+            return None
+        function_id = next(iter(self.queue))
+        wishes = self.queue.pop(function_id)
+        wish = wishes.popleft()
+        if wishes:
+            self.queue[function_id] = wishes  # at the end
+        return wish
+
+    def drop(self, wish: _Wish) -> bool:
+        """Take a wish out of the queue; whether it was there."""
+        wishes = self.queue.get(wish.function_id)
+        if wishes is None or wish not in wishes:
+            return False
+        wishes.remove(wish)
+        if not wishes:
+            del self.queue[wish.function_id]
+        return True
+
+
+class _Wish:
+    """One start that waits for a stem."""
+
+    __slots__ = ("function_id", "stem", "version_id")
+
+    def __init__(self, version: Version) -> None:
+        self.function_id = version.function_id
+        self.version_id = version.id
+        self.stem: asyncio.Future[Sandbox] = asyncio.get_running_loop().create_future()
 
 
 class Stems:
-    """The stock. `take` empties it, a task for each runtime fills it up to `level`: one that
-    cannot be booted does not keep the others from being."""
+    """The shelves. `level` stems of each runtime are there at least; 0 keeps no stock at all.
 
-    def __init__(self, driver: Driver, level: int) -> None:
+    Whoever took a stem says `settled` once its cold start is over."""
+
+    def __init__(self, driver: Driver, level: int, memory_mb: int) -> None:
         self._driver = driver
         self._level = level
-        self._shelves: dict[str, _Shelf] = {}
-        self._fillers: list[asyncio.Task[None]] = []
+        self._stock_max = memory_mb // STEM_MB
+        self._shelves: dict[tuple[str, str], _Shelf] = {}
+        self._boots: set[asyncio.Task[None]] = set()
+        self._binding = 0
+        self._quiet_since = 0.0
+        self._refill: asyncio.TimerHandle | None = None
+        self._is_open = False
 
     def start(self, runtimes: Iterable[Runtime]) -> None:
         """Begin to fill. Needs a running loop."""
-        if self._level > 0:
-            self._shelves = {runtime.name: _Shelf(runtime) for runtime in runtimes}
-            self._fillers = [asyncio.create_task(self._fill(s)) for s in self._shelves.values()]
+        self._is_open = True
+        for runtime in runtimes:
+            self.know(runtime, "none")
+
+    def know(self, runtime: Runtime, network: str) -> None:
+        """There are functions of this kind: keep stems for them."""
+        if (runtime.name, network) not in self._shelves:
+            self._shelves[runtime.name, network] = _Shelf(runtime, network)
+            self._fill()
 
     async def stop(self) -> None:
-        """Stop filling. The driver closes what is in stock."""
-        for filler in self._fillers:
-            filler.cancel()
-        await asyncio.gather(*self._fillers, return_exceptions=True)
+        """Boot nothing more. The driver closes what is in stock."""
+        self._is_open = False
+        handles = [self._refill, *(shelf.pause for shelf in self._shelves.values())]
+        for handle in handles:
+            if handle is not None:
+                handle.cancel()
+        boots = list(self._boots)
+        for boot in boots:
+            boot.cancel()
+        await asyncio.gather(*boots, return_exceptions=True)
 
     def count(self) -> dict[str, int]:
-        """Stems in stock by runtime."""
-        return {name: len(shelf.stems) for name, shelf in self._shelves.items() if shelf.stems}
+        """Stems in stock by kind: `python3.13`, `python3.13+egress`."""
+        return {_name(shelf): len(shelf.stock) for shelf in self._shelves.values() if shelf.stock}
 
-    async def take(self, runtime: Runtime, network: str) -> Sandbox:
-        """A stem from stock if there is one, else one booted now. As Driver.boot."""
-        shelf = self._shelves.get(runtime.name)
-        if shelf is not None and shelf.stems and network == "none":
-            shelf.wanted.set()
-            stem = shelf.stems.pop()
-            stem.on_died = lambda sandbox: None
-            return stem
-        return await self._driver.boot(runtime, network)
+    def levels(self) -> dict[str, int]:
+        """How many there should be, by kind."""
+        return {_name(shelf): self._level_of(shelf) for shelf in self._shelves.values()}
 
-    async def _fill(self, shelf: _Shelf) -> None:
-        failures = 0
-        while True:
-            await shelf.wanted.wait()
-            shelf.wanted.clear()
-            try:
-                while len(shelf.stems) < self._level:
-                    await self._add(shelf)
-                    failures = 0
-            except Exception as error:
-                delay_s = _BACK_OFF_S[min(failures, len(_BACK_OFF_S) - 1)]
-                failures += 1
-                text = "no %s stem could be booted, again in %g s: %s"
-                unforeseen = not isinstance(error, HearthError)
-                log.warning(text, shelf.runtime.name, delay_s, error, exc_info=unforeseen)
-                await asyncio.sleep(delay_s)
-                shelf.wanted.set()
+    # --- taking ----------------------------------------------------------------------------------
 
-    async def _add(self, shelf: _Shelf) -> None:
-        stem = await self._driver.boot(shelf.runtime, "none")
-        if stem.state is not State.STEM:
-            self._driver.close(stem)
-            raise SandboxBroken("it ended as soon as it had booted")
+    async def take(self, version: Version) -> Sandbox:
+        """A stem for the version: from stock, or the next one that is booted. As Driver.boot;
+        CalledOff when it is not needed any more."""
+        runtime = registry.find(version.config.runtime)
+        self.know(runtime, version.config.network)
+        shelf = self._shelves[runtime.name, version.config.network]
+        shelf.demand.note(time.monotonic())
+        self._binding += 1
+        try:
+            if shelf.stock:
+                stem = shelf.stock.pop()
+                stem.on_died = lambda sandbox: None
+                self._fill()
+                return stem
+            return await self._wait(shelf, _Wish(version))
+        except BaseException:
+            self.settled()
+            raise
+
+    def settled(self) -> None:
+        """A cold start that took a stem is over, well or not."""
+        self._binding -= 1
+        if not self._binding:
+            self._fill()
+
+    def call_off(self, version: Version) -> bool:
+        """The newest start of the version that still waits for a stem gives up; False when none
+        does."""
+        shelf = self._shelves.get((version.config.runtime, version.config.network))
+        wishes = shelf.queue.get(version.function_id, ()) if shelf else ()
+        for wish in reversed(wishes):
+            if wish.version_id == version.id and shelf is not None:
+                shelf.drop(wish)
+                wish.stem.set_exception(CalledOff())
+                return True
+        return False
+
+    async def _wait(self, shelf: _Shelf, wish: _Wish) -> Sandbox:
+        shelf.queue.setdefault(wish.function_id, deque()).append(wish)
+        self._fill()
+        try:
+            return await wish.stem
+        except asyncio.CancelledError:
+            if not shelf.drop(wish) and _is_there(wish.stem):
+                self._deliver(shelf, wish.stem.result())  # handed over in this very tick
+            raise
+
+    # --- boots -----------------------------------------------------------------------------------
+
+    def _fill(self) -> None:
+        """Begin every boot that is due now."""
+        if not self._is_open:
+            return
+        for shelf in self._shelves.values():
+            while shelf.waiting > shelf.booting and len(self._boots) < BOOTS_AT_ONCE_MAX:
+                self._begin(shelf)
+        if any(shelf.waiting for shelf in self._shelves.values()) or not self._may_refill():
+            return
+        for shelf in self._shelves.values():
+            while (
+                shelf.pause is None
+                and len(self._boots) < REFILLS_AT_ONCE_MAX
+                and len(shelf.stock) + shelf.booting < self._level_of(shelf)
+                and self._stocked() < self._stock_max
+            ):
+                self._begin(shelf)
+
+    def _may_refill(self) -> bool:
+        """Whether no cold start is under way, or refilling has stood back long enough."""
+        if not self._binding:
+            self._stop_standing_back()
+            return True
+        now = time.monotonic()
+        if self._refill is None:
+            self._quiet_since = now
+            loop = asyncio.get_running_loop()
+            self._refill = loop.call_later(REFILL_PATIENCE_S, self._fill)
+        return now - self._quiet_since >= REFILL_PATIENCE_S
+
+    def _stop_standing_back(self) -> None:
+        if self._refill is not None:
+            self._refill.cancel()
+            self._refill = None
+
+    def _stocked(self) -> int:
+        return sum(len(shelf.stock) + shelf.booting for shelf in self._shelves.values())
+
+    def _level_of(self, shelf: _Shelf) -> int:
+        if not self._level:
+            return 0
+        return max(self._level, shelf.demand.largest(time.monotonic()))
+
+    def _begin(self, shelf: _Shelf) -> None:
+        shelf.booting += 1
+        boot = asyncio.create_task(self._boot(shelf))
+        self._boots.add(boot)
+        boot.add_done_callback(self._booted)
+
+    def _booted(self, boot: asyncio.Task[None]) -> None:
+        self._boots.discard(boot)
+        self._fill()
+
+    async def _boot(self, shelf: _Shelf) -> None:
+        try:
+            stem = await self._driver.boot(shelf.runtime, shelf.network)
+        except HearthError as error:
+            self._failed(shelf, error)
+        except Exception as error:  # one that nobody foresaw must not end the filling
+            log.exception("a %s stem could not be booted", _name(shelf))
+            text = f"a sandbox could not be made: {type(error).__name__}: {error}"
+            self._failed(shelf, SandboxBroken(text))
+        else:
+            if stem.state is State.STEM:
+                shelf.failures = 0
+                self._deliver(shelf, stem)
+            else:
+                self._driver.close(stem)
+                self._failed(shelf, SandboxBroken("a sandbox ended as soon as it had booted"))
+        finally:
+            shelf.booting -= 1
+
+    def _deliver(self, shelf: _Shelf, stem: Sandbox) -> None:
+        wish = shelf.pop_wish()
+        if wish is not None:
+            wish.stem.set_result(stem)
+            return
         stem.on_died = lambda stem: self._on_died(shelf, stem)
-        shelf.stems.append(stem)
+        shelf.stock.append(stem)
+
+    def _failed(self, shelf: _Shelf, error: HearthError) -> None:
+        """Who waits longest hears of it; when nobody does, the stock is tried again later."""
+        wish = shelf.pop_wish()
+        if wish is not None:
+            wish.stem.set_exception(error)
+            return
+        delay_s = _BACK_OFF_S[min(shelf.failures, len(_BACK_OFF_S) - 1)]
+        shelf.failures += 1
+        log.warning(
+            "no %s stem could be booted, again in %g s: %s", _name(shelf), delay_s, error.message
+        )
+        if shelf.pause is None and self._is_open:
+            shelf.pause = asyncio.get_running_loop().call_later(delay_s, self._go_on, shelf)
+
+    def _go_on(self, shelf: _Shelf) -> None:
+        shelf.pause = None
+        self._fill()
 
     def _on_died(self, shelf: _Shelf, stem: Sandbox) -> None:
-        shelf.stems.remove(stem)
-        shelf.wanted.set()
+        shelf.stock.remove(stem)
         self._driver.close(stem)
+        self._fill()
+
+
+def _is_there(stem: asyncio.Future[Sandbox]) -> bool:
+    return stem.done() and not stem.cancelled() and stem.exception() is None
+
+
+def _name(shelf: _Shelf) -> str:
+    name = shelf.runtime.name
+    return name if shelf.network == "none" else f"{name}+{shelf.network}"

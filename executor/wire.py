@@ -21,16 +21,19 @@ class WireError(ValueError):
 
 
 class FrameType(IntEnum):
-    """Frame types of protocol version 1."""
+    """Frame types of protocol version 2."""
 
     INIT = 1
     CALL = 2
     CANCEL = 3
+    CREDIT = 4
     HELLO = 16
     READY = 17
     INIT_ERROR = 18
     RESULT = 19
     ERROR = 20
+    CHUNK = 21
+    END = 22
 
 
 _FROM_SHIM = {
@@ -41,6 +44,8 @@ _FROM_SHIM = {
         FrameType.INIT_ERROR,
         FrameType.RESULT,
         FrameType.ERROR,
+        FrameType.CHUNK,
+        FrameType.END,
     )
 }
 

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from functools import partial
 
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from hypothesis.strategies import integers, sampled_from
 
 from core.errors import FunctionInitFailed, HearthError, PartAway
-from executor import pool as module
+from executor import plan as module
 from executor.call import Outcome
 from executor.pool import Pool
 from tests.fixtures.fake_starter import FakeSandbox, FakeStarter, ticks
@@ -37,6 +38,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     async def build(self) -> None:
         self.starter = FakeStarter()
+        self.starter.is_slow = True
         self.pool = Pool(self.starter, BUDGET_MB)
 
     def run(self, work: Awaitable[object]) -> None:
@@ -48,12 +50,12 @@ class PoolMachine(RuleBasedStateMachine):
         self.tasks = [task for task in self.tasks if not task.done()]
 
     async def use(self, at: int) -> Outcome:
-        async with self.pool.lease(self.versions[at]) as seat:
-            sandbox = seat.sandbox
-            assert isinstance(sandbox, FakeSandbox)
-            assert sandbox.is_usable, "lent while in use, or after its end"
-            assert sandbox in self.starter.living, "lent after it was closed"
-            return await sandbox.call(event())
+        seat, _ = await self.pool.acquire(self.versions[at])
+        sandbox = seat.sandbox
+        assert isinstance(sandbox, FakeSandbox)
+        assert sandbox.is_usable, "lent while in use, or after its end"
+        assert sandbox in self.starter.living, "lent after it was closed"
+        return await sandbox.call(event(), partial(self.pool.give_back, seat))
 
     def busy(self) -> list[FakeSandbox]:
         return [sandbox for sandbox in self.starter.living if sandbox._calls]
@@ -153,6 +155,15 @@ class PoolMachine(RuleBasedStateMachine):
 
         self.run(retire())
 
+    @precondition(lambda self: self.starter.leaving)
+    @rule(at=at)
+    def what_ended_has_gone(self, at: int) -> None:
+        async def go() -> None:
+            leaving = self.starter.leaving
+            self.starter.let_go(leaving[at % len(leaving)])
+
+        self.run(go())
+
     @rule(seconds=sampled_from([0.0, 1.0]))
     def patience_changes(self, seconds: float) -> None:
         setattr(module, "SEAT_WAIT_FAIR_S", seconds)  # noqa: B010
@@ -161,16 +172,16 @@ class PoolMachine(RuleBasedStateMachine):
     def the_memory_promised_is_that_of_what_lives_or_starts(self) -> None:
         living = sum(s.version.config.memory_mb for s in self.starter.living if s.version)
         starting = sum(version.config.memory_mb for version, _ in self.starter.waiting)
-        assert self.pool._promised_mb == living + starting <= BUDGET_MB
+        leaving = sum(s.version.config.memory_mb for s in self.starter.leaving if s.version)
+        assert self.pool.plan.promised_mb == living + starting + leaving <= BUDGET_MB
 
     @invariant()
     def nobody_waits_while_a_seat_could_be_made(self) -> None:
-        free = BUDGET_MB - self.pool._promised_mb
-        free += sum(seat.memory_mb for seat in self.pool._idle_order)
-        for line in [*self.pool._lines.values(), *self.pool._retired]:
-            if line.wants_seats:
-                assert line.memory_mb > free, repr(self.pool)
-                assert not line.idle
+        free = BUDGET_MB - self.pool.plan.promised_mb
+        first = next(iter(self.pool.plan.starving), None)
+        if first is not None:
+            assert first.memory_mb > free, repr(self.pool)
+            assert not first.idle
 
     @invariant()
     def every_seat_is_idle_or_in_use_and_none_is_lost(self) -> None:
@@ -182,21 +193,24 @@ class PoolMachine(RuleBasedStateMachine):
 
     @invariant()
     def what_is_empty_is_forgotten(self) -> None:
-        for line in [*self.pool._lines.values(), *self.pool._retired, *self.pool._starved]:
+        for line in [*self.pool.plan.all_lines(), *self.pool.plan.starving]:
             assert not line.is_empty
 
     def teardown(self) -> None:
         setattr(module, "SEAT_WAIT_FAIR_S", 1.0)  # noqa: B010
 
         async def end() -> None:
-            await self.pool.end()
-            for sandbox in list(self.starter.living):
+            self.starter.is_slow = False
+            for sandbox in list(self.starter.leaving):
+                self.starter.let_go(sandbox)
+            for sandbox in self.busy():
                 sandbox.die()
+            await self.pool.end()
 
         self.run(end())
         assert self.tasks == []
         assert self.starter.living == []
-        assert self.pool._promised_mb == 0
+        assert self.pool.plan.promised_mb == 0
         self.loop.close()
 
 

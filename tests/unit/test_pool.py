@@ -9,7 +9,7 @@ import pytest
 from core.errors import (
     FunctionCrashed,
 )
-from executor.pool import Pool
+from executor.pool import Pool, _Ticket
 from tests.fixtures.fake_starter import (
     FakeSandbox,
     FakeStarter,
@@ -38,17 +38,19 @@ async def test_the_most_recently_used_seat_is_lent_first(pool: Pool, starter: Fa
     second.answer()
     first.answer()
     await asyncio.gather(*tasks)
-    async with pool.lease(version) as seat:
-        assert seat.sandbox is first
+    seat, _ = await pool.acquire(version)
+    assert seat.sandbox is first
+    pool.give_back(seat)
 
 
 async def test_failed_sandbox_is_never_lent_again(pool: Pool, starter: FakeStarter) -> None:
     version = version_of()
     sandbox = await warm(pool, starter, version)
-    with pytest.raises(RuntimeError):
-        async with pool.lease(version):
-            raise RuntimeError
+    seat, _ = await pool.acquire(version)
+    seat.sandbox.flaw = "timed_out"
+    pool.give_back(seat)
     assert starter.closed == [sandbox]
+    assert starter.retired == []
     task = await begin(pool, version)
     other = await starter.finish()
     assert other is not sandbox
@@ -86,12 +88,13 @@ async def test_waiter_cancelled_in_the_tick_of_its_grant_gives_the_seat_back(
 ) -> None:
     version = version_of()
     waiter = await begin(pool, version)
-    (ticket,) = pool._lines[version.id].tickets
+    (ticket,) = pool.plan.lines[version.id].tickets
+    assert isinstance(ticket, _Ticket)
     _, made = starter.waiting.pop()
     sandbox = FakeSandbox(version)
     starter.living.append(sandbox)
     made.set_result(sandbox)
-    while not ticket.done():
+    while not ticket.seat.done():
         await asyncio.sleep(0)
     waiter.cancel()  # the seat is granted; whoever waits has not woken up yet
     assert pool.stats().busy == 1
@@ -158,7 +161,7 @@ async def test_a_sandbox_that_dies_between_grant_and_call_costs_no_call(
     sandbox = await starter.finish()
     second = await begin(pool, version)
     sandbox.answer()
-    while pool._lines[version.id].tickets:
+    while pool.plan.lines[version.id].tickets:
         await asyncio.sleep(0)
     sandbox.die()  # the seat is the second's, who has not woken up yet
     await first

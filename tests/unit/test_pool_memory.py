@@ -14,6 +14,7 @@ from core.errors import (
     NodeFull,
     PartAway,
 )
+from executor import plan as plan_module
 from executor import pool as module
 from executor.pool import Pool
 from tests.fixtures.fake_starter import (
@@ -151,7 +152,7 @@ async def test_a_crash_does_not_let_its_function_overtake_the_starving(
 async def test_a_busy_function_does_not_keep_its_seats_from_the_starving_for_ever(
     pool: Pool, starter: FakeStarter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "SEAT_WAIT_FAIR_S", 0.0)
+    monkeypatch.setattr(plan_module, "SEAT_WAIT_FAIR_S", 0.0)
     greedy, patient = version_of(memory_mb=1024), version_of(memory_mb=1024)
     tasks = [await begin(pool, greedy)]
     sandbox = await starter.finish()
@@ -170,7 +171,7 @@ async def test_a_busy_function_does_not_keep_its_seats_from_the_starving_for_eve
 async def test_a_seat_does_not_end_for_somebody_it_would_not_help(
     pool: Pool, starter: FakeStarter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "SEAT_WAIT_FAIR_S", 0.0)
+    monkeypatch.setattr(plan_module, "SEAT_WAIT_FAIR_S", 0.0)
     small, other = version_of(memory_mb=128), version_of(memory_mb=896)
     tasks = [await begin(pool, small), await begin(pool, other)]
     one, two = await starter.finish(), await starter.finish()

@@ -75,7 +75,7 @@ async def test_a_second_call_has_the_next_number(peer: Peer, lines: Lines) -> No
     "words",
     [
         lambda peer: peer.say(FrameType.READY),
-        lambda peer: peer.say(FrameType.HELLO, 0, {"protocol": 2}),
+        lambda peer: peer.say(FrameType.HELLO, 0, {"protocol": 1}),
         lambda peer: peer.say(FrameType.HELLO, 0, {}),
         lambda peer: peer.say(FrameType.RESULT, 1),
         lambda peer: peer.raw(b"GET / HTTP/1.1\r\n\r\n"),

@@ -1,0 +1,75 @@
+"""A call in flight: who hears of its outcome, who has its place back, its clocks and its meter."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from core.errors import HearthError
+from executor.call import Call, Outcome, Timing, Usage
+from executor.meter import Meter
+from executor.stream import BodyStream
+
+# Hears, once, how a call ended, or that its response begins. Never raises.
+Told = Callable[[Outcome | HearthError], None]
+# Hears, once, that the call's place in the sandbox is free again: its last frame has come.
+Over = Callable[[], None]
+
+
+class InFlight:
+    """One call inside one sandbox."""
+
+    __slots__ = (
+        *("call", "number", "over", "started", "stream", "timers", "is_alone"),
+        *("_told", "_cpu_ns", "_meter"),
+    )
+
+    def __init__(
+        self, call: Call, number: int, told: Told, over: Over, meter: Meter | None
+    ) -> None:
+        self.call = call
+        self.number = number
+        self.over = over
+        self.timers: tuple[asyncio.TimerHandle, ...] = ()
+        self.stream: BodyStream | None = None  # once its response has begun as one
+        self.is_alone = True  # no other call was in the sandbox meanwhile
+        self._told: Told | None = told
+        self._meter = meter
+        self._cpu_ns = 0
+        if meter is not None:
+            self._cpu_ns = meter.cpu_ns()
+            meter.reset_peak()
+        self.started = time.perf_counter()
+
+    def tell(self, said: Outcome | HearthError) -> None:
+        """Whoever waits, once; after that a stream's reader hears of an error."""
+        if self._told is not None:
+            told, self._told = self._told, None
+            told(said)
+        elif self.stream is not None and isinstance(said, HearthError):
+            self.stream.finish(said)
+
+    @property
+    def is_told(self) -> bool:
+        """Whether whoever waits has heard."""
+        return self._told is None
+
+    def timing(self) -> Timing:
+        """Of the handler, until now."""
+        return Timing(handler_ms=(time.perf_counter() - self.started) * 1000)
+
+    def usage(self) -> Usage | None:
+        """What it has used until now."""
+        meter = self._meter
+        if meter is None:
+            return None
+        if not self.is_alone:
+            return Usage(None, None)
+        cpu_ms = (meter.cpu_ns() - self._cpu_ns) / 1e6
+        return Usage(cpu_ms, meter.peak_bytes(), meter.can_reset)
+
+    def stop_clocks(self) -> None:
+        """No deadline any more."""
+        for timer in self.timers:
+            timer.cancel()
