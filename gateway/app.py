@@ -89,7 +89,7 @@ async def opened(settings: Settings, make_driver: MakeDriver) -> AsyncIterator[G
         stack.push_async_callback(code.aclose)
         driver = make_driver(settings, code.release)
         executor = await stack.enter_async_context(Executor(settings, driver, code, logs))
-        view = View(catalog, executor.retire)
+        view = View(catalog, executor.retire, executor.keep)
         await view.refresh()
         changes = Changes(catalog, view, notices)
         health = Health(

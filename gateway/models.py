@@ -17,8 +17,6 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
-    ValidationInfo,
-    field_validator,
     model_validator,
 )
 
@@ -90,23 +88,6 @@ FunctionName = Annotated[str, _name_of("function")]
 NamespaceName = Annotated[str, _name_of("namespace")]
 
 
-# Values that the executor does not honour yet are refused: ignoring one would break a promise.
-_HONOURED: dict[str, Any] = {
-    "per_sandbox": 1,
-    "min_warm": 0,
-    "timeout_mode": "hard",
-    "isolation": "sandbox",
-    "network": "none",
-}
-
-
-def _honoured(value: Any, info: ValidationInfo) -> Any:
-    only = _HONOURED[str(info.field_name)]
-    if value != only:
-        raise ValueError(f"this release has only {json.dumps(only)} yet")
-    return value
-
-
 class Strict(BaseModel):
     """The habits of every request: no unknown field, no conversion of types."""
 
@@ -141,8 +122,15 @@ class ConfigChanges(Strict):
     concurrency: int = Field(
         default=10, ge=1, le=1000, description="over all versions, on each node"
     )
-    per_sandbox: int = Field(default=1, ge=1, le=100)
-    min_warm: int = Field(default=0, ge=0, le=100)
+    per_sandbox: int = Field(
+        default=1,
+        ge=1,
+        le=100,
+        description="calls that one sandbox takes at once; over 1 needs an asynchronous handler",
+    )
+    min_warm: int = Field(
+        default=0, ge=0, le=100, description="sandboxes kept ready while an alias names the version"
+    )
     keep_warm_s: int = Field(default=600, ge=0, le=86_400)
     idle: Literal["freeze", "run"] = "freeze"
     timeout_mode: Literal["hard", "graceful"] = "hard"
@@ -159,8 +147,6 @@ class ConfigChanges(Strict):
         default_factory=dict, max_length=LABELS_COUNT_MAX
     )
     retry: Retry = Retry()
-
-    _only_honoured = field_validator(*_HONOURED)(_honoured)
 
     def said(self) -> dict[str, Any]:
         """The fields that were really sent."""

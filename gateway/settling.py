@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from core.errors import ConfigInvalid
 from core.model import FunctionConfig, RetryPolicy
 from core.settings import Settings
 from gateway.models import ConfigChanges, DeployConfig, read_object
-from runtimes.registry import find
+from runtimes.registry import Runtime, find
 
 MANIFEST = "hearth.toml"
 
@@ -71,7 +71,19 @@ def _config(said: Mapping[str, Any], settings: Settings) -> FunctionConfig:
     }
     values["retry"] = RetryPolicy(**values.get("retry", {}))
     config = FunctionConfig(**values)
-    if config.min_warm > config.concurrency:
-        message = f"min_warm is {config.min_warm}, more than concurrency {config.concurrency}"
-        raise ConfigInvalid(message, fields=[{"field": "min_warm", "message": message}])
+    for field, message in _contradictions(config, runtime):
+        raise ConfigInvalid(message, fields=[{"field": field, "message": message}])
     return config
+
+
+def _contradictions(config: FunctionConfig, runtime: Runtime) -> Iterator[tuple[str, str]]:
+    """Fields that do not go together: name, and what is wrong."""
+    if config.min_warm > config.concurrency:
+        limit = f"more than concurrency {config.concurrency}"
+        yield "min_warm", f"min_warm is {config.min_warm}, {limit}"
+    if config.isolation == "request" and runtime.short != "python":
+        yield "isolation", f"isolation request is for Python functions, not {runtime.name}"
+    if config.isolation == "request" and config.per_sandbox > 1:
+        yield "per_sandbox", "with isolation request a sandbox takes one call at a time"
+    if config.timeout_mode == "graceful" and config.grace_s >= config.timeout_s:
+        yield "grace_s", f"grace_s must be less than timeout_s, which is {config.timeout_s:g}"

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -90,18 +90,27 @@ class _State:
     functions: Mapping[tuple[str, str], Entry]
     callers: Mapping[str, Caller]
     version_ids: frozenset[str]
+    in_use: Mapping[str, Version]  # by id: those that an alias names
 
 
-_NOTHING = _State(-1, {}, {}, frozenset())
+_NOTHING = _State(-1, {}, {}, frozenset(), {})
 
 
 class View:
     """What `catalog.snapshot` said last, indexed."""
 
-    def __init__(self, catalog: Catalog, on_gone: Callable[[str], None]) -> None:
-        """`on_gone` is told the id of each version that can no longer be invoked, or never will."""
+    def __init__(
+        self,
+        catalog: Catalog,
+        on_gone: Callable[[str], None],
+        on_use: Callable[[Collection[Version]], None] = lambda versions: None,
+    ) -> None:
+        """`on_gone` is told the id of each version that is not in use any more: it cannot be
+        invoked, never will, or no alias names it now. `on_use` is told all that are, when they
+        change."""
         self._catalog = catalog
         self._on_gone = on_gone
+        self._on_use = on_use
         self._state = _NOTHING
         self._expected: set[str] = set()
         self._lock = asyncio.Lock()
@@ -203,10 +212,12 @@ class View:
             return True
 
     def _replace(self, state: _State) -> None:
-        gone = self._state.version_ids - state.version_ids
-        self._state = state
-        for version_id in gone:
+        before, self._state = self._state, state
+        superseded = before.in_use.keys() - state.in_use.keys()
+        for version_id in (before.version_ids - state.version_ids) | superseded:
             self._on_gone(version_id)
+        if before.in_use.keys() != state.in_use.keys():
+            self._on_use(state.in_use.values())
 
 
 def index(snapshot: Snapshot) -> _State:
@@ -229,7 +240,15 @@ def index(snapshot: Snapshot) -> _State:
         functions=functions,
         callers={key.digest: Caller.of(key) for key in snapshot.keys},
         version_ids=frozenset(version.id for version in snapshot.versions),
+        in_use={v.id: v for entry in functions.values() for v in _named(entry)},
     )
+
+
+def _named(entry: Entry) -> Iterator[Version]:
+    """The versions that aliases of a function lead to, disabled ones left out."""
+    for pointer in entry.aliases.values():
+        targets = (*pointer.targets, pointer.rest) if isinstance(pointer, _Split) else (pointer,)
+        yield from (t.version for t in targets if t.version.config.enabled)
 
 
 def _pointer(alias: Alias, active: Mapping[str, Target]) -> Target | _Split | None:

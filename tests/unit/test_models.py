@@ -111,20 +111,37 @@ def test_numbers_have_ranges_and_types(
 
 
 @pytest.mark.parametrize(
-    ("field", "honoured", "other"),
+    ("fields", "at_fault"),
     [
-        ("network", "none", "egress"),
-        ("isolation", "sandbox", "request"),
-        ("timeout_mode", "hard", "graceful"),
-        ("per_sandbox", 1, 2),
-        ("min_warm", 0, 1),
+        ({"min_warm": 11, "concurrency": 10}, "min_warm"),
+        ({"isolation": "request", "runtime": "node"}, "isolation"),
+        ({"isolation": "request", "per_sandbox": 2}, "per_sandbox"),
+        ({"timeout_mode": "graceful", "timeout_s": 2}, "grace_s"),
+        ({"timeout_mode": "graceful", "timeout_s": 10, "grace_s": 10}, "grace_s"),
     ],
 )
-def test_what_is_not_honoured_yet_is_refused_and_not_ignored(
-    field: str, honoured: object, other: object
+def test_fields_that_contradict_each_other_are_refused(
+    fields: dict[str, object], at_fault: str
 ) -> None:
-    assert getattr(settled({"runtime": "python", field: honoured}), field) == honoured
-    assert refused({field: other}) == [field]
+    with pytest.raises(ConfigInvalid) as caught:
+        settled({"runtime": "python", **fields})
+    assert [field["field"] for field in caught.value.details["fields"]] == [at_fault]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"network": "egress", "per_sandbox": 100, "min_warm": 10, "concurrency": 10},
+        {"isolation": "request", "timeout_mode": "graceful", "grace_s": 0},
+        {"timeout_mode": "hard", "timeout_s": 1, "grace_s": 2},
+        {"runtime": "node", "per_sandbox": 8, "idle": "run"},
+    ],
+)
+def test_fields_that_go_together_are_kept(fields: dict[str, object]) -> None:
+    config = settled({"runtime": "python", **fields})
+    assert {name: getattr(config, name) for name in fields if name != "runtime"} == {
+        name: value for name, value in fields.items() if name != "runtime"
+    }
 
 
 def test_numbers_that_are_none_are_refused() -> None:
