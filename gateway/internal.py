@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Protocol
 
 from pydantic import Field
@@ -15,6 +15,7 @@ from catalog.catalog import Catalog
 from core.errors import FunctionFault, HearthError, NotFound
 from core.limits import BUILD_LOG_TAIL_BYTES, JSON_BODY_BYTES_MAX
 from core.model import Version
+from executor.call import PoolStats
 from gateway.body import ClientGone, read_body
 from gateway.errors import error_body, error_headers, status_of
 from gateway.headers import new_id
@@ -31,6 +32,8 @@ class Checks(Protocol):
 
     async def check(self, version: Version) -> None: ...
 
+    def stats(self) -> PoolStats: ...
+
 
 class CheckRequest(Strict):
     """A version that is not active yet, with the layers that its build made."""
@@ -41,7 +44,9 @@ class CheckRequest(Strict):
 
 class Internal:
     """POST /internal/check: load the version on this node. 200; 422 with what its code does wrong;
-    503 when it is not the code's fault."""
+    503 when it is not the code's fault.
+
+    GET /internal/stats: counts of this moment, of seats, stems and the process's tasks."""
 
     def __init__(self, catalog: Catalog, executor: Checks, view: View, logs: LogFiles) -> None:
         self._catalog = catalog
@@ -51,16 +56,14 @@ class Internal:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = new_id()
-        status, body = 200, b'{"ok": true}'
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(body)),
-            (b"x-request-id", request_id.encode()),
-        ]
         try:
-            if (scope["method"], scope["path"]) != ("POST", "/internal/check"):
-                raise NotFound("the internal socket serves POST /internal/check")
-            await self._check(await read_body(receive, dict(scope["headers"]), JSON_BODY_BYTES_MAX))
+            body = await self._answer(scope, receive)
+            status = 200
+            headers = [
+                (b"content-type", b"application/json"),
+                (b"content-length", b"%d" % len(body)),
+                (b"x-request-id", request_id.encode()),
+            ]
         except HearthError as error:
             status = 422 if isinstance(error, FunctionFault) else status_of(error)
             body = error_body(error, request_id)
@@ -69,6 +72,17 @@ class Internal:
             return
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
+
+    async def _answer(self, scope: Scope, receive: Receive) -> bytes:
+        match scope["method"], scope["path"]:
+            case "POST", "/internal/check":
+                head = dict(scope["headers"])
+                await self._check(await read_body(receive, head, JSON_BODY_BYTES_MAX))
+                return b'{"ok": true}'
+            case "GET", "/internal/stats":
+                facts = {**asdict(self._executor.stats()), "tasks": len(asyncio.all_tasks())}
+                return json.dumps(facts).encode()
+        raise NotFound("the internal socket serves POST /internal/check, GET /internal/stats")
 
     async def _check(self, body: bytes) -> None:
         request = read_json(CheckRequest, body)
