@@ -166,7 +166,7 @@ def _context(kitchen: Kitchen, recipe: Recipe, *, with_wheel: bool) -> Path:
     shutil.rmtree(context / "shim", ignore_errors=True)
     (context / "shim").mkdir(parents=True)
     for path in recipe.sources():
-        _place(path.read_bytes(), context / "shim" / path.name, 0o644)
+        _place(path.read_bytes(), context / "shim" / recipe.place(path), 0o644)
     stamp = context / "wheel.lock"
     lock = recipe.wheel.lock.read_text() if with_wheel else "none"
     if not stamp.exists() or stamp.read_text() != lock:

@@ -72,14 +72,20 @@ class Recipe:
         if self.target == "builder":
             return []
         suffixes = {".py", ".mjs", ".cjs", ".js"}
-        found = sorted(p for p in self.runtime.folder.iterdir() if p.suffix in suffixes)
+        found = sorted(p for p in self.runtime.folder.rglob("*") if p.suffix in suffixes)
         launcher = HERE / "launcher.py"
         wanted = any(part.endswith("/launcher.py") for part in self.runtime.command)
         return [*found, launcher] if wanted and launcher.exists() else found
 
+    def place(self, source: Path) -> str:
+        """Where the image holds one of the sources, below /opt/hearth."""
+        folder = self.runtime.folder
+        inside = source.is_relative_to(folder)
+        return source.relative_to(folder).as_posix() if inside else source.name
+
     def missing(self) -> list[str]:
         """The files the runtime's command names that are not there to be copied."""
-        names = {path.name for path in self.sources()}
+        names = {self.place(path) for path in self.sources()}
         wanted = [p.rpartition("/")[2] for p in self.runtime.command if p.startswith("/opt/")]
         return [] if self.target == "builder" else [name for name in wanted if name not in names]
 
@@ -104,7 +110,7 @@ def digest(recipe: Recipe, base: str, base_id: str) -> str:
     parts = [recipe.target, base, base_id, recipe.containerfile.read_text()]
     parts.append(recipe.wheel.lock.read_text())
     for path in recipe.sources():
-        parts += [path.name, path.read_text()]
+        parts += [recipe.place(path), path.read_text()]
     return _digest(parts)
 
 
