@@ -35,7 +35,7 @@ from executor.inflight import InFlight, Over, Told
 from executor.journal import Journal, Stream
 from executor.logpipe import Outputs
 from executor.messages import (
-    call_head,
+    call_head_json,
     init_failure,
     init_head,
     logged,
@@ -155,7 +155,7 @@ class Sandbox(asyncio.Protocol):
             running.timers += (self._loop.call_later(warn_s, self._warn, running),)
         self._calls[number] = running
         self._journal.open(number, call.id)
-        self._send(FrameType.CALL, number, call_head(call, config.timeout_s), call.body)
+        self._send(FrameType.CALL, number, call_head_json(call, config.timeout_s), call.body)
 
     def call(self, call: Call, over: Over = lambda: None) -> asyncio.Future[Outcome]:
         """As `begin`, with a future; to cancel it is to leave, and the call goes on."""
@@ -398,7 +398,11 @@ class Sandbox(asyncio.Protocol):
         self.state = state
 
     def _send(
-        self, kind: FrameType, call: int, head: dict[str, Any] | None, body: bytes = b""
+        self,
+        kind: FrameType,
+        call: int,
+        head: dict[str, Any] | bytes | None,
+        body: bytes = b"",
     ) -> None:
         assert self._transport is not None
         self._transport.write(encode(kind, call, head, body))

@@ -13,7 +13,7 @@ from core.limits import FRAME_HEAD_BYTES_MAX, FRAME_OVERHEAD_BYTES
 _PREFIX = struct.Struct(">IBII")
 _LENGTH_BYTES = 4
 
-_to_json = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make one each time
+_encode = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make one each time
 
 
 class WireError(ValueError):
@@ -59,11 +59,18 @@ class Frame(NamedTuple):
     body: bytes
 
 
-def encode(kind: FrameType, call: int, head: Mapping[str, Any] | None, body: bytes = b"") -> bytes:
-    """One frame as bytes. The body is copied once, into the frame."""
-    head_bytes = _to_json(head).encode() if head else b""
+def encode(
+    kind: FrameType, call: int, head: Mapping[str, Any] | bytes | None, body: bytes = b""
+) -> bytes:
+    """One frame as bytes; its head may be JSON already. The body is copied once, into the frame."""
+    head_bytes = head if isinstance(head, bytes) else to_json(head) if head else b""
     length = FRAME_OVERHEAD_BYTES + len(head_bytes) + len(body)
     return _PREFIX.pack(length, kind, call, len(head_bytes)) + head_bytes + body
+
+
+def to_json(head: Mapping[str, Any]) -> bytes:
+    """A head as it travels."""
+    return _encode(head).encode()
 
 
 def head_of(frame: Frame) -> dict[str, Any]:
