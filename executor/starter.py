@@ -72,7 +72,7 @@ class Starter:
                 self._code.release(code)
             raise
         finally:
-            self._stems.settled()
+            self._stems.settled(version)
         stem.interrupt = partial(self._driver.interrupt, stem)
         return stem
 

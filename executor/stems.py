@@ -1,8 +1,10 @@
 """A stock of booted sandboxes without code, so that a cold start is a bind and not a boot.
 
 Each kind of stem (runtime and network mode) has a shelf. Whoever wants a stem that is not there
-stands in the shelf's queue, functions in turn; boots that somebody waits for come before those for
-the stock, and the stock is refilled when no cold start is under way, or after a while in any case.
+stands in the shelf's queue, functions in turn, and the last stem in stock is not for a function
+that has other cold starts under way: a noisy one leaves something for the others. Boots that
+somebody waits for come before those for the stock, and the stock is refilled when no cold start is
+under way, or after a while in any case.
 The level of a shelf follows the largest burst of cold starts of late, within the memory for stems.
 """
 
@@ -11,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 
 from core.errors import HearthError, SandboxBroken
@@ -46,6 +48,7 @@ class _Shelf:
         self.stock: list[Sandbox] = []
         self.queue: dict[str, deque[_Wish]] = {}  # by function, whose turn it is first
         self.booting = 0
+        self.turn = 0  # of its last boot that somebody waited for
         self.demand = Demand()
         self.failures = 0
         self.pause: asyncio.TimerHandle | None = None  # after boots for the stock that failed
@@ -55,16 +58,22 @@ class _Shelf:
         """How many want a stem."""
         return sum(map(len, self.queue.values()))
 
+    @property
+    def stocked(self) -> int:
+        """How many are there, or will be."""
+        return len(self.stock) + self.booting
+
     def pop_wish(self) -> _Wish | None:
         """The next in turn: one of the function that was served longest ago."""
-        if not self.queue:
-            return None
-        function_id = next(iter(self.queue))
-        wishes = self.queue.pop(function_id)
-        wish = wishes.popleft()
-        if wishes:
-            self.queue[function_id] = wishes  # at the end
-        return wish
+        while self.queue:
+            function_id = next(iter(self.queue))
+            wishes = self.queue.pop(function_id)
+            wish = wishes.popleft()
+            if wishes:
+                self.queue[function_id] = wishes  # at the end
+            if not wish.stem.done():  # else it was cancelled in this very tick
+                return wish
+        return None
 
     def drop(self, wish: _Wish) -> bool:
         """Take a wish out of the queue; whether it was there."""
@@ -99,9 +108,10 @@ class Stems:
         self._stock_max = memory_mb // STEM_MB
         self._shelves: dict[tuple[str, str], _Shelf] = {}
         self._boots: set[asyncio.Task[None]] = set()
-        self._binding = 0
-        self._quiet_since = 0.0
+        self._binding: Counter[str] = Counter()  # cold starts under way, by function
+        self._turns = 0
         self._refill: asyncio.TimerHandle | None = None
+        self._has_stood_back = False
         self._is_open = False
 
     def start(self, runtimes: Iterable[Runtime]) -> None:
@@ -145,21 +155,24 @@ class Stems:
         self.know(runtime, version.config.network)
         shelf = self._shelves[runtime.name, version.config.network]
         shelf.demand.note(time.monotonic())
-        self._binding += 1
+        is_first = not self._binding[version.function_id]
+        self._binding[version.function_id] += 1
         try:
-            if shelf.stock:
+            if len(shelf.stock) > 1 or (shelf.stock and is_first):
                 stem = shelf.stock.pop()
                 stem.on_died = lambda sandbox: None
                 self._fill()
                 return stem
             return await self._wait(shelf, _Wish(version))
         except BaseException:
-            self.settled()
+            self.settled(version)
             raise
 
-    def settled(self) -> None:
+    def settled(self, version: Version) -> None:
         """A cold start that took a stem is over, well or not."""
-        self._binding -= 1
+        self._binding[version.function_id] -= 1
+        if not self._binding[version.function_id]:
+            del self._binding[version.function_id]
         if not self._binding:
             self._fill()
 
@@ -169,7 +182,7 @@ class Stems:
         shelf = self._shelves.get((version.config.runtime, version.config.network))
         wishes = shelf.queue.get(version.function_id, ()) if shelf else ()
         for wish in reversed(wishes):
-            if wish.version_id == version.id and shelf is not None:
+            if wish.version_id == version.id and shelf is not None and not wish.stem.done():
                 shelf.drop(wish)
                 wish.stem.set_exception(CalledOff())
                 return True
@@ -182,7 +195,7 @@ class Stems:
             return await wish.stem
         except asyncio.CancelledError:
             if not shelf.drop(wish) and _is_there(wish.stem):
-                self._deliver(shelf, wish.stem.result())  # handed over in this very tick
+                self._hand_on(shelf, wish.stem.result())  # handed over in this very tick
             raise
 
     # --- boots -----------------------------------------------------------------------------------
@@ -191,39 +204,49 @@ class Stems:
         """Begin every boot that is due now."""
         if not self._is_open:
             return
-        for shelf in self._shelves.values():
-            while shelf.waiting > shelf.booting and len(self._boots) < BOOTS_AT_ONCE_MAX:
-                self._begin(shelf)
-        if any(shelf.waiting for shelf in self._shelves.values()) or not self._may_refill():
+        shelves = self._shelves.values()
+        while len(self._boots) < BOOTS_AT_ONCE_MAX:
+            short = [shelf for shelf in shelves if shelf.waiting > shelf.booting]
+            if not short:
+                break
+            shelf = min(short, key=lambda shelf: shelf.turn)  # the kinds in turn, too
+            self._turns += 1
+            shelf.turn = self._turns
+            self._begin(shelf)
+        if any(shelf.waiting for shelf in shelves) or not self._may_refill():
             return
-        for shelf in self._shelves.values():
-            while (
-                shelf.pause is None
-                and len(self._boots) < REFILLS_AT_ONCE_MAX
-                and len(shelf.stock) + shelf.booting < self._level_of(shelf)
-                and self._stocked() < self._stock_max
-            ):
-                self._begin(shelf)
+        while len(self._boots) < REFILLS_AT_ONCE_MAX and self._stocked() < self._stock_max:
+            low = [shelf for shelf in shelves if self._is_low(shelf)]
+            if not low:
+                break
+            self._begin(min(low, key=lambda shelf: shelf.stocked))
 
     def _may_refill(self) -> bool:
         """Whether no cold start is under way, or refilling has stood back long enough."""
         if not self._binding:
             self._stop_standing_back()
             return True
-        now = time.monotonic()
         if self._refill is None:
-            self._quiet_since = now
             loop = asyncio.get_running_loop()
-            self._refill = loop.call_later(REFILL_PATIENCE_S, self._fill)
-        return now - self._quiet_since >= REFILL_PATIENCE_S
+            self._refill = loop.call_later(REFILL_PATIENCE_S, self._stood_back)
+        return self._has_stood_back
+
+    def _stood_back(self) -> None:
+        # Not by comparing times: a loop's clock may be coarser, and the timer come before its time.
+        self._has_stood_back = True
+        self._fill()
 
     def _stop_standing_back(self) -> None:
+        self._has_stood_back = False
         if self._refill is not None:
             self._refill.cancel()
             self._refill = None
 
     def _stocked(self) -> int:
-        return sum(len(shelf.stock) + shelf.booting for shelf in self._shelves.values())
+        return sum(shelf.stocked for shelf in self._shelves.values())
+
+    def _is_low(self, shelf: _Shelf) -> bool:
+        return shelf.pause is None and shelf.stocked < self._level_of(shelf)
 
     def _level_of(self, shelf: _Shelf) -> int:
         if not self._level:
@@ -250,22 +273,25 @@ class Stems:
             text = f"a sandbox could not be made: {type(error).__name__}: {error}"
             self._failed(shelf, SandboxBroken(text))
         else:
-            if stem.state is State.STEM:
+            if self._hand_on(shelf, stem):
                 shelf.failures = 0
-                self._deliver(shelf, stem)
             else:
-                self._driver.close(stem)
                 self._failed(shelf, SandboxBroken("a sandbox ended as soon as it had booted"))
         finally:
             shelf.booting -= 1
 
-    def _deliver(self, shelf: _Shelf, stem: Sandbox) -> None:
+    def _hand_on(self, shelf: _Shelf, stem: Sandbox) -> bool:
+        """To whoever is next, else into stock; False when it has ended already."""
+        if stem.state is not State.STEM:
+            self._driver.close(stem)
+            return False
         wish = shelf.pop_wish()
         if wish is not None:
             wish.stem.set_result(stem)
-            return
+            return True
         stem.on_died = lambda stem: self._on_died(shelf, stem)
         shelf.stock.append(stem)
+        return True
 
     def _failed(self, shelf: _Shelf, error: HearthError) -> None:
         """Who waits longest hears of it; when nobody does, the stock is tried again later."""
