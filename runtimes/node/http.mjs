@@ -3,6 +3,10 @@
 import { isUtf8 } from "node:buffer";
 import { inspect } from "node:util";
 import { describe } from "./errors.mjs";
+import { HEAD_BYTES_MAX } from "./wire.mjs";
+
+// Kept from before user code could replace them.
+const { parse, stringify } = JSON;
 
 export class Invalid extends Error {
   constructor(message, type = "Runtime.MarshalError") {
@@ -16,11 +20,11 @@ export function encode(result) {
   if (result === undefined) return "null";
   const iterates = result?.[Symbol.asyncIterator] ?? result?.[Symbol.iterator];
   if (iterates && typeof result.next === "function") {
-    throw new Invalid("the handler returned a generator: streaming is not supported");
+    throw new Invalid("a generator can be returned as it is, but not inside of a response");
   }
   let text;
   try {
-    text = JSON.stringify(result);
+    text = stringify(result);
   } catch (error) {
     throw new Invalid(`the result is not JSON: ${describe(error).message}`);
   }
@@ -30,6 +34,7 @@ export function encode(result) {
 
 // --- in ----------------------------------------------------------------------------------------
 
+const JSON_TYPE = "application/json";
 const TEXT_TYPE =
   /^(text\/|application\/(json|xml|javascript|x-www-form-urlencoded)$)|\+(json|xml)$/;
 const MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(" ");
@@ -38,8 +43,14 @@ const MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(" ");
 export function parseEvent(head, body, functionName) {
   if (head.kind === "http") return httpEvent(head, body, functionName);
   if (body.length === 0) return {};
-  if (!isUtf8(body)) throw new SyntaxError("the event is not UTF-8");
-  return JSON.parse(body.toString());
+  const text = body.toString();
+  if (isDamaged(text, body)) throw new SyntaxError("the event is not UTF-8");
+  return parse(text);
+}
+
+/** Whether bytes are not UTF-8: then their text has replacement characters. */
+function isDamaged(text, bytes) {
+  return text.includes("\ufffd") && !isUtf8(bytes);
 }
 
 /** A request in AWS's payload format 2.0. */
@@ -92,12 +103,14 @@ function requestContext(head, headers, path, functionName) {
 
 /** The body as text where its type says text and its bytes agree, else as base64. */
 function addBody(event, contentType, body) {
-  if (TEXT_TYPE.test(contentType.split(";")[0].trim().toLowerCase()) && isUtf8(body)) {
-    event.body = body.toString();
-  } else {
-    event.body = body.toString("base64");
-    event.isBase64Encoded = true;
-  }
+  const isText = contentType === JSON_TYPE || TEXT_TYPE.test(bareType(contentType));
+  const text = isText ? body.toString() : undefined;
+  event.isBase64Encoded = !isText || isDamaged(text, body);
+  event.body = event.isBase64Encoded ? body.toString("base64") : text;
+}
+
+function bareType(contentType) {
+  return contentType.split(";")[0].trim().toLowerCase();
 }
 
 function queryParameters(query) {
@@ -130,13 +143,15 @@ function unescape(text) {
 
 const HEADER_NAME = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/;
 const HEADER_VALUE = /^[^\x00-\x08\x0a-\x1f\x7f]*$/; // eslint-disable-line no-control-regex
+const TOO_LARGE = "Function.ResponseSizeTooLarge";
+const STRING_BYTES_MAX = 3; // that one UTF-16 unit becomes in UTF-8
 const BASE64 = /^[A-Za-z0-9+/]*$/;
 
 /** Head and body of the response that a result describes; Invalid says what is wrong. */
 export function httpResponse(result) {
   const status = result?.statusCode;
   if (typeof result !== "object" || Array.isArray(result) || status === undefined) {
-    return [{ status: 200, headers: [["content-type", "application/json"]] }, encode(result)];
+    return [{ status: 200, headers: [["content-type", JSON_TYPE]] }, encode(result)];
   }
   const number = typeof status === "string" && /^\d{3}$/.test(status) ? Number(status) : status;
   if (!Number.isInteger(number) || number < 100 || number > 599) {
@@ -144,7 +159,7 @@ export function httpResponse(result) {
   }
   const headers = responseHeaders(result.headers ?? {}, result.cookies ?? []);
   if (!headers.some(([name]) => name === "content-type")) {
-    headers.push(["content-type", "application/json"]);
+    headers.push(["content-type", JSON_TYPE]);
   }
   return [{ status: number, headers }, responseBody(result.body, result.isBase64Encoded)];
 }
@@ -195,6 +210,21 @@ function responseBody(body, encoded) {
   const compact = body.replace(/\s+|=+\s*$/g, "");
   if (!BASE64.test(compact) || compact.length % 4 === 1) throw new Invalid("body is not base64");
   return Buffer.from(compact, "base64");
+}
+
+/** Refuse what the executor would have to answer by closing the sandbox. */
+export function checkHead(head) {
+  if (Buffer.byteLength(stringify(head)) > HEAD_BYTES_MAX) {
+    throw new Invalid("the response's headers are too large", TOO_LARGE);
+  }
+}
+
+export function checkBody(body, bytesMax) {
+  if (body.length * STRING_BYTES_MAX <= bytesMax) return;
+  const bytes = Buffer.byteLength(body);
+  if (bytes > bytesMax) {
+    throw new Invalid(`the response has ${bytes} bytes; ${bytesMax} are allowed`, TOO_LARGE);
+  }
 }
 
 /** A short picture of a value for a message. */

@@ -21,11 +21,14 @@ export class HandlerNotFound extends Error {
   }
 }
 
-/** The function's environment replaces the one this process was started with. */
-export function applyEnvironment(head) {
+/** Of the environment this process was started with little is the function's to see. */
+export function clearEnvironment() {
   for (const name of Object.keys(process.env)) {
     if (!KEPT_ENV.has(name)) delete process.env[name];
   }
+}
+
+export function applyEnvironment(head) {
   Object.assign(process.env, head.env, {
     LAMBDA_TASK_ROOT: TASK,
     _HANDLER: head.handler,
@@ -48,14 +51,14 @@ export function boundHeap(memoryMb) {
 }
 
 /** The function that `path/module.name` (or `.name.of.a.property`) names. */
-export async function findHandler(name) {
+export async function findHandler(name, root = TASK) {
   const match = /^((?:.*\/)?[^./]+)\.([^/]+)$/.exec(name);
   const wanted = `handler ${JSON.stringify(name)}`;
-  if (!match) throw new HandlerNotFound(`${wanted} is not module.function`, modulesIn(TASK));
+  if (!match) throw new HandlerNotFound(`${wanted} is not module.function`, modulesIn(root));
   const [, module, attribute] = match;
-  const file = SUFFIXES.map((suffix) => join(TASK, module + suffix)).find(existsSync);
+  const file = SUFFIXES.map((suffix) => join(root, module + suffix)).find(existsSync);
   if (!file) {
-    throw new HandlerNotFound(`no module ${JSON.stringify(module)} in the code`, modulesIn(TASK));
+    throw new HandlerNotFound(`no module ${JSON.stringify(module)} in the code`, modulesIn(root));
   }
   const exports = await load(file);
   const keys = attribute.split(".");

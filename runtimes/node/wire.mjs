@@ -1,23 +1,32 @@
 // Frames on the socket to the executor (runtimes/PROTOCOL.md).
 
+import * as fs from "node:fs";
 import { Socket } from "node:net";
 import { exitAtOnce, writeWhole } from "./output.mjs";
 
-export const [INIT, CALL, CANCEL] = [1, 2, 3];
-export const [HELLO, READY, INIT_ERROR, RESULT, ERROR] = [16, 17, 18, 19, 20];
+export const [INIT, CALL, CANCEL, CREDIT] = [1, 2, 3, 4];
+export const [HELLO, READY, INIT_ERROR, RESULT, ERROR, CHUNK, END] = [16, 17, 18, 19, 20, 21, 22];
 export const HEAD_BYTES_MAX = 128 * 1024;
 const HEADER_BYTES = 13; // length u32, type u8, call u32, head_length u32
 const OVERHEAD_BYTES = 9; // of them, counted by length
-const BUFFER_BYTES = 64 * 1024;
+const READ_BYTES = 64 * 1024; // at once
+const FRAME_BYTES = 256 * 1024; // of the frames that are written without a copy
+const STRING_BYTES_MAX = 3; // that one UTF-16 unit becomes in UTF-8
 
-/** Frames on one socket. Small ones are read where they arrive, without a copy. */
+// Kept from before user code could replace them.
+const { parse, stringify } = JSON;
+const { writeSync } = fs;
+
+/** Frames on one socket. Small ones are read where they arrive, and written without a copy. */
 export class Wire {
   constructor(fd, deliver) {
+    this.fd = fd;
     this.deliver = deliver; // (kind, call, head, body); the body is valid until it returns
     this.bodyBytesMax = 0; // until INIT says how large bodies may be
     this.partial = undefined; // the beginning of a frame, in a buffer of its whole size
     this.held = 0; // bytes of it
-    const buffer = Buffer.allocUnsafeSlow(BUFFER_BYTES);
+    this.frame = Buffer.allocUnsafeSlow(FRAME_BYTES); // where they are made
+    const buffer = Buffer.allocUnsafeSlow(READ_BYTES);
     const callback = (count) => this.take(buffer, count);
     this.socket = new Socket({ fd, onread: { buffer, callback } });
     this.socket.on("end", () => exitAtOnce(0));
@@ -30,7 +39,7 @@ export class Wire {
       if (this.partial === undefined && count - at >= HEADER_BYTES) {
         const size = this.sizeOf(buffer, at);
         if (size <= count - at) {
-          this.open(buffer.subarray(at, at + size));
+          this.open(buffer, at, at + size);
           at += size;
           continue;
         }
@@ -54,7 +63,7 @@ export class Wire {
     } else {
       this.partial = undefined;
       this.held = 0;
-      this.open(whole);
+      this.open(whole, 0, size);
     }
     return copied;
   }
@@ -69,33 +78,52 @@ export class Wire {
     return 4 + length;
   }
 
-  open(frame) {
-    const middle = HEADER_BYTES + frame.readUInt32BE(9);
-    const head = middle > HEADER_BYTES ? frame.toString("utf8", HEADER_BYTES, middle) : "{}";
-    const kind = frame[4];
-    this.deliver(kind, frame.readUInt32BE(5), JSON.parse(head), frame.subarray(middle));
-    if (kind === INIT) frame.fill(0); // it brought secrets
+  open(buffer, start, end) {
+    const kind = buffer[start + 4];
+    const from = start + HEADER_BYTES;
+    const middle = from + buffer.readUInt32BE(start + 9);
+    const head = middle > from ? parse(buffer.toString("utf8", from, middle)) : {};
+    this.deliver(kind, buffer.readUInt32BE(start + 5), head, buffer.subarray(middle, end));
+    if (kind === INIT) buffer.fill(0, start, end); // it brought secrets
   }
 
   /** Send one frame. The body is a string or a buffer. */
   send(kind, call, head, body = "") {
-    let text = head === undefined ? "" : JSON.stringify(head);
-    let headBytes = Buffer.byteLength(text);
-    if (headBytes > HEAD_BYTES_MAX) {
-      text = smaller(head);
-      headBytes = Buffer.byteLength(text);
-    }
+    let text = head === undefined ? "" : stringify(head);
+    if (mostBytes(text) > HEAD_BYTES_MAX) text = fitting(head, text);
+    const frame = mostBytes(text) + mostBytes(body) <= FRAME_BYTES - HEADER_BYTES
+      ? this.frame
+      : Buffer.allocUnsafeSlow(HEADER_BYTES + Buffer.byteLength(text) + Buffer.byteLength(body));
+    const headBytes = text === "" ? 0 : frame.write(text, HEADER_BYTES);
     const middle = HEADER_BYTES + headBytes;
-    const bodyBytes = Buffer.byteLength(body);
-    const frame = Buffer.allocUnsafe(middle + bodyBytes);
+    const isText = typeof body === "string";
+    const bodyBytes = isText ? frame.write(body, middle) : body.copy(frame, middle);
     frame.writeUInt32BE(OVERHEAD_BYTES + headBytes + bodyBytes, 0);
     frame[4] = kind;
     frame.writeUInt32BE(call, 5);
     frame.writeUInt32BE(headBytes, 9);
-    if (headBytes > 0) frame.write(text, HEADER_BYTES);
-    if (typeof body === "string") frame.write(body, middle);
-    else body.copy(frame, middle);
-    this.socket.write(frame);
+    this.write(frame, middle + bodyBytes);
+  }
+
+  /** Past the stream's queue as long as that is empty and the kernel takes it. */
+  write(frame, size) {
+    let at = 0;
+    if (this.socket.writableLength === 0) {
+      try {
+        at = writeSync(this.fd, frame, 0, size);
+      } catch (error) {
+        if (error.code !== "EAGAIN") exitAtOnce(0); // the executor is gone
+      }
+      if (at === size) return;
+    }
+    const rest = frame.subarray(at, size);
+    this.socket.write(frame === this.frame ? Buffer.from(rest) : rest);
+  }
+
+  /** Do `act` once everything sent has left. */
+  afterwards(act) {
+    if (this.socket.writableLength === 0) act();
+    else this.socket.end(act);
   }
 
   /** The executor broke the protocol, or this shim did: end, saying why. */
@@ -105,9 +133,15 @@ export class Wire {
   }
 }
 
-/** The head of an ERROR cut down until it fits. */
-function smaller(head) {
+/** How long text or bytes may become, without counting. */
+function mostBytes(body) {
+  return typeof body === "string" ? body.length * STRING_BYTES_MAX : body.length;
+}
+
+/** The JSON of a head; when that is too large it is the head of an error, and is cut. */
+function fitting(head, text) {
+  if (Buffer.byteLength(text) <= HEAD_BYTES_MAX) return text;
   const trace = head.trace.slice(0, 40).map((line) => line.slice(0, 200));
   const found = head.found?.map((name) => name.slice(0, 100));
-  return JSON.stringify({ ...head, message: `${head.message.slice(0, 2048)}…`, trace, found });
+  return stringify({ ...head, message: `${head.message.slice(0, 2048)}…`, trace, found });
 }
