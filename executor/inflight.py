@@ -21,7 +21,7 @@ class InFlight:
     """One call inside one sandbox."""
 
     __slots__ = (
-        *("call", "number", "over", "started", "stream", "timers", "is_alone"),
+        *("call", "number", "over", "started", "stream", "timers", "is_alone", "is_warned"),
         *("_told", "_cpu_ns", "_meter"),
     )
 
@@ -34,6 +34,7 @@ class InFlight:
         self.timers: tuple[asyncio.TimerHandle, ...] = ()
         self.stream: BodyStream | None = None  # once its response has begun as one
         self.is_alone = True  # no other call was in the sandbox meanwhile
+        self.is_warned = False  # its time is nearly over, and the function was told so
         self._told: Told | None = told
         self._meter = meter
         self._cpu_ns = 0

@@ -82,14 +82,15 @@ def opening_of(frame: Frame, timing: Timing, stream: Stream) -> Outcome:
     return Outcome(status, headers, b"", cold=False, timing=timing, stream=stream)
 
 
-def stream_error(frame: Frame) -> FunctionFault | None:
-    """What END says that went wrong in the middle of a stream; None when all was said."""
+def stream_error(frame: Frame) -> tuple[FunctionFault | None, bool]:
+    """What END says that went wrong in the middle of a stream, None when all was said; and whether
+    the shim ends with it."""
     head = head_of(frame)
     if not head:
-        return None
+        return None, False
     failure = _failure(head)
     kind = ResponseInvalid if failure.code == ResponseInvalid.code else FunctionFault
-    return kind(failure.message, type=failure.type, trace=logged(failure))
+    return kind(failure.message, type=failure.type, trace=logged(failure)), failure.is_last
 
 
 def logged(failure: Failure) -> list[str]:

@@ -202,6 +202,8 @@ class Sandbox(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             for frame in self._decoder.feed(data):
+                if self.state is State.CLOSED:
+                    return  # the frame before was its end, and a good one
                 self._on_frame(frame)
             if not self._decoder.is_empty:
                 self._require_question()
@@ -276,13 +278,11 @@ class Sandbox(asyncio.Protocol):
                 self.flaw = "crashed"
         running.tell(outcome)
         self._finished(running)
-        if failure is not None and failure.is_last:
-            self.hang_up()
 
     def _finished(self, running: InFlight) -> None:
         """The call's last frame has come: its place is free."""
         self._journal.shut(running.number)
-        if self.flaw == "timed_out" and not self._calls:
+        if self.flaw is not None and not self._calls:
             self.hang_up()  # the others have run to their ends, or it was the only one
         running.over()
 
@@ -308,12 +308,14 @@ class Sandbox(asyncio.Protocol):
         running.tell(outcome)
 
     def _on_end(self, running: InFlight, stream: BodyStream, frame: Frame) -> None:
-        error = stream_error(frame)
+        error, is_last = stream_error(frame)
         running.stop_clocks()
         del self._calls[running.number]
         if error is not None:
             trace = error.details.get("trace") or (f"{error.details['type']}: {error.message}",)
             self._emit(running.call.id, "platform", list(trace))
+        if is_last:
+            self.flaw = "crashed"
         stream.finish(error)
         self._finished(running)
 
@@ -330,6 +332,7 @@ class Sandbox(asyncio.Protocol):
     def _warn(self, running: InFlight) -> None:
         """The call's time is nearly over: the function may still say its answer, or end well."""
         self.flaw = self.flaw or "timed_out"
+        running.is_warned = True
         if len(self._calls) == 1 and not self._given_up:
             self.interrupt()
         else:
@@ -375,7 +378,7 @@ class Sandbox(asyncio.Protocol):
     def _lost(self, running: InFlight, error: HearthError) -> None:
         """The sandbox ended in the middle of the call."""
         config = self.version.config if self.version else None
-        if self.flaw == "timed_out" and config is not None:  # it ended when it was told to
+        if running.is_warned and config is not None:  # it ended when it was told to
             text = f"the function was stopped at its timeout of {config.timeout_s:g} s"
             error = FunctionTimeout(text, timeout_s=config.timeout_s)
         self.note(error.message, running.call.id)

@@ -157,7 +157,7 @@ async def test_frames_that_are_not_legal_end_the_sandbox(
     sandbox = await ready(peer, lines)
     answer = sandbox.call(event())
     for kind, call in words:
-        peer.say(kind, call, {"protocol": 1})
+        peer.say(kind, call, {"protocol": 2})
     await failing(answer, FunctionCrashed)
     assert sandbox.state is State.CLOSED
     assert any("broke the protocol" in line.text for line in lines.lines)
@@ -287,31 +287,26 @@ async def test_lines_before_an_answer_belong_to_it(peer: Peer, lines: Lines) -> 
     assert lines.of(calls[1], "stderr") == ["warning 2"]
 
 
-async def test_when_quiet_is_told_now_later_or_at_the_end(peer: Peer, lines: Lines) -> None:
-    told: list[str] = []
+async def test_a_place_is_free_at_the_answer_or_at_the_end(peer: Peer, lines: Lines) -> None:
+    over: list[str] = []
     sandbox = await ready(peer, lines)
-    sandbox.when_quiet(lambda: told.append("now"))
-    assert told == ["now"]
-    answer = sandbox.call(event())
-    sandbox.when_quiet(lambda: told.append("answered"))
+    answer = sandbox.call(event(), lambda: over.append("answered"))
+    assert over == []
     peer.say(FrameType.RESULT, 1, {}, b"1")
     await answer
-    assert told == ["now", "answered"]
-    answer = sandbox.call(event())
-    sandbox.when_quiet(lambda: told.append("ended"))
+    assert over == ["answered"]
+    answer = sandbox.call(event(), lambda: over.append("ended"))
     peer.hang_up()
     await failing(answer, FunctionCrashed)
-    assert told == ["now", "answered", "ended"]
+    assert over == ["answered", "ended"]
 
 
 async def test_a_call_goes_on_when_whoever_waited_has_left(peer: Peer, lines: Lines) -> None:
     sandbox = await ready(peer, lines)
-    quiet = asyncio.Event()
-    answer = sandbox.call(event())
-    answer.cancel()
-    sandbox.when_quiet(quiet.set)
+    over = asyncio.Event()
+    sandbox.call(event(), over.set).cancel()
     peer.say(FrameType.RESULT, 1, {}, b"1")
-    await quiet.wait()
+    await over.wait()
     assert sandbox.is_usable
     sandbox.hang_up()
 
