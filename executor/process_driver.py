@@ -6,7 +6,6 @@ It is never chosen by a setting. The wire, the logs and the shims are the real o
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import secrets
 import shutil
@@ -22,9 +21,12 @@ from typing import Self
 from core.errors import SandboxBroken
 from core.model import Version
 from executor import handshake
+from executor.first_process import FirstProcess, tell_gone
 from executor.patience import to_the_end
 from executor.sandbox import Sandbox
 from runtimes.registry import HERE, Runtime
+
+_END_S = 10.0
 
 
 class ProcessDriver:
@@ -35,7 +37,7 @@ class ProcessDriver:
         self._release_code = release_code
         self._folder = Path()
         self._sandboxes: dict[str, Sandbox] = {}
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._processes: dict[str, _Process] = {}
         self._codes: dict[str, str] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self.booted = 0
@@ -74,7 +76,7 @@ class ProcessDriver:
         self._sandboxes[sandbox_id] = sandbox
         listener = handshake.listen(folder)
         try:
-            self._processes[sandbox_id] = _started(runtime, folder)
+            self._processes[sandbox_id] = _Process(_started(runtime, folder))
             await handshake.introduce(sandbox, listener, folder, lambda pid: None)
         except BaseException:
             listener.close()
@@ -89,26 +91,77 @@ class ProcessDriver:
         (sandbox.folder / "task").symlink_to(code)
         self._codes[sandbox.id] = code
 
+    def freeze(self, sandbox: Sandbox) -> bool:
+        """SIGSTOP to its process group."""
+        return self._signal_group(sandbox, signal.SIGSTOP)
+
+    def thaw(self, sandbox: Sandbox) -> None:
+        """SIGCONT to its process group."""
+        self._signal_group(sandbox, signal.SIGCONT)
+
+    def _signal_group(self, sandbox: Sandbox, number: signal.Signals) -> bool:
+        process = self._processes.get(sandbox.id)
+        return process is not None and process.signal_group(number)
+
+    def interrupt(self, sandbox: Sandbox) -> None:
+        """See the interface."""
+        if process := self._processes.get(sandbox.id):
+            process.first.interrupt()
+
+    def retire(self, sandbox: Sandbox, grace_s: float) -> None:
+        """See the interface."""
+        process = self._processes.get(sandbox.id)
+        if process is None or sandbox.id not in self._sandboxes:
+            self.close(sandbox)
+            return
+        process.first.retire(sandbox, grace_s, self.close)
+        self.thaw(sandbox)
+
     def close(self, sandbox: Sandbox) -> None:
         """Kill it. See the interface."""
         sandbox.hang_up()
         if self._sandboxes.pop(sandbox.id, None) is not None:
-            task = asyncio.ensure_future(self._close(sandbox))
+            process = self._processes.pop(sandbox.id, None)
+            if process is not None:
+                process.first.kill()
+                process.signal_group(signal.SIGKILL)
+            task = asyncio.ensure_future(self._close(sandbox, process))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
     async def ping(self) -> None:
         """Always well."""
 
-    async def _close(self, sandbox: Sandbox) -> None:
-        process = self._processes.pop(sandbox.id, None)
+    async def _close(self, sandbox: Sandbox, process: _Process | None) -> None:
         if process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await asyncio.to_thread(process.wait)
+            await process.gone()
         if code := self._codes.pop(sandbox.id, ""):
             self._release_code(code)
         shutil.rmtree(sandbox.folder, ignore_errors=True)
+        tell_gone(sandbox)
+
+
+class _Process:
+    """A shim and whatever shares its process group."""
+
+    def __init__(self, child: subprocess.Popen[bytes]) -> None:
+        self._child = child
+        self.first = FirstProcess(os.pidfd_open(child.pid))
+
+    def signal_group(self, number: signal.Signals) -> bool:
+        """Whether there is anybody to hear it."""
+        try:
+            os.killpg(self._child.pid, number)
+        except ProcessLookupError:
+            return False
+        return True
+
+    async def gone(self) -> None:
+        """Until it has ended; it was killed."""
+        while not await self.first.ended(_END_S):
+            self.signal_group(signal.SIGKILL)
+        self._child.wait()
+        self.first.close()
 
 
 def _started(runtime: Runtime, folder: Path) -> subprocess.Popen[bytes]:

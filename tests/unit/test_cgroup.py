@@ -15,6 +15,7 @@ PATH = "/hearth-feed/0a1b"
 
 
 def v2_tree(root: Path, *groups: str) -> None:
+    root.mkdir(exist_ok=True)
     (root / "cgroup.controllers").write_text("cpu memory pids\n")
     (root / "cgroup.subtree_control").write_text("")
     for group in groups:
@@ -22,7 +23,7 @@ def v2_tree(root: Path, *groups: str) -> None:
 
 
 def v1_tree(root: Path, *groups: str) -> None:
-    for part in ("memory", "cpu", "pids", "freezer", "devices"):
+    for part in ("memory", "cpu", "cpuacct", "pids", "freezer", "devices"):
         for group in groups:
             (root / part / group).mkdir(parents=True)
 
@@ -86,7 +87,71 @@ def test_limits_on_a_group_that_is_gone_are_an_error(tmp_path: Path) -> None:
 def test_v2_counts_kills_of_the_whole_group(tmp_path: Path, events: str, ran_out: bool) -> None:
     v2_tree(tmp_path, "hearth-feed/0a1b")
     (tmp_path / "hearth-feed" / "0a1b" / "memory.events").write_text(events)
-    assert SandboxCgroup(PATH, tmp_path).ran_out_of_memory() is ran_out
+    group = SandboxCgroup(PATH, tmp_path)
+    group.make()
+    assert group.ran_out_of_memory() is ran_out
+    group.forget_out_of_memory()
+    assert not group.ran_out_of_memory()
+    group.close()
+
+
+def test_a_kill_counts_until_the_next_call_begins(tmp_path: Path) -> None:
+    v2_tree(tmp_path, "hearth-feed/0a1b")
+    events = tmp_path / "hearth-feed" / "0a1b" / "memory.events"
+    events.write_text("oom_kill 1\n")
+    group = SandboxCgroup(PATH, tmp_path)
+    group.make()
+    assert group.ran_out_of_memory()
+    group.forget_out_of_memory()
+    events.write_text("oom_kill 2\n")
+    assert group.ran_out_of_memory()
+    group.is_shared = True  # whose call it was cannot be told
+    group.forget_out_of_memory()
+    assert group.ran_out_of_memory()
+    group.close()
+
+
+def test_freezing_writes_what_each_version_takes(tmp_path: Path) -> None:
+    v2_tree(tmp_path / "2", "hearth-feed/0a1b")
+    v1_tree(tmp_path / "1", "hearth-feed/0a1b")
+    v1 = tmp_path / "1" / "freezer" / "hearth-feed" / "0a1b" / "freezer.state"
+    v2 = tmp_path / "2" / "hearth-feed" / "0a1b" / "cgroup.freeze"
+    memory = tmp_path / "1" / "memory" / "hearth-feed" / "0a1b"
+    for file in (v1, v2, memory / "memory.oom_control", memory / "cgroup.event_control"):
+        file.write_text("")
+    for root, file, words in (("1", v1, ("FROZEN", "THAWED")), ("2", v2, ("1", "0"))):
+        group = SandboxCgroup(PATH, tmp_path / root)
+        group.make()
+        group.thaw()
+        assert file.read_text() == ""
+        assert group.freeze()
+        assert file.read_text() == words[0]
+        group.thaw()
+        assert file.read_text() == words[1]
+        group.close()
+        assert not group.freeze()
+
+
+def test_a_group_that_was_never_made_cannot_be_frozen(tmp_path: Path) -> None:
+    v2_tree(tmp_path)
+    group = SandboxCgroup(PATH, tmp_path)
+    assert not group.freeze()
+    group.thaw()
+
+
+def test_version_1_keeps_an_empty_group_frozen(tmp_path: Path) -> None:
+    v1_tree(tmp_path, "hearth-feed")
+    state = tmp_path / "freezer" / "hearth-feed" / cgroup.STILL / "freezer.state"
+    state.parent.mkdir()
+    state.write_text("")
+    cgroup.keep_frozen("/hearth-feed", tmp_path)
+    assert state.read_text() == "FROZEN"
+
+
+def test_version_2_needs_no_such_group(tmp_path: Path) -> None:
+    v2_tree(tmp_path, "hearth-feed")
+    cgroup.keep_frozen("/hearth-feed", tmp_path)
+    assert list((tmp_path / "hearth-feed").iterdir()) == []
 
 
 def test_a_group_without_events_did_not_run_out(tmp_path: Path) -> None:
@@ -99,7 +164,7 @@ def test_trees_on_v1_are_one_for_each_hierarchy_that_knows_the_group(tmp_path: P
     (tmp_path / "blkio").mkdir()
     found = cgroup.trees(PATH, tmp_path)
     assert {tree.relative_to(tmp_path).parts[0] for tree in found} == {
-        "memory", "cpu", "pids", "freezer", "devices",
+        "memory", "cpu", "cpuacct", "pids", "freezer", "devices",
     }  # fmt: skip
 
 

@@ -24,7 +24,6 @@ from executor.call import Outcome
 from executor.executor import Executor
 from executor.sandbox import Sandbox, State
 from tests.fixtures.nodes import Bench, leaks_nothing, open_descriptors, until
-from tests.fixtures.podman_service import PodmanService
 from tests.fixtures.sandboxes import ECHO, NODE, PYTHON, Codes, Lines, event, request
 
 WAITS = "import time\ndef handler(event, context): print('begun', flush=True); time.sleep(event)"
@@ -33,14 +32,6 @@ CRASHES = (
 )
 # An answer that tells one sandbox from another.
 COUNTS = "n = 0\ndef handler(event, context):\n  global n; n += 1; return n"
-
-
-@pytest.fixture(params=["process", pytest.param("podman", marks=pytest.mark.podman)])
-def bench(request: pytest.FixtureRequest, codes: Codes, lines: Lines) -> Bench:
-    service: PodmanService | None = None
-    if request.param == "podman":
-        service = request.getfixturevalue("podman")
-    return Bench(codes, lines, service)
 
 
 async def failing(work: Awaitable[object], error: type[BaseException]) -> BaseException:
