@@ -22,8 +22,9 @@ from gateway.changes import Changes
 from gateway.code import Code
 from gateway.health import Health, in_thread
 from gateway.internal import Internal
-from gateway.invoke import ASYNC_PREFIX, EVENT_PREFIX, EVENT_SUFFIX, HTTP_PREFIX, Invoke
+from gateway.invoke import Invoke, is_invocation
 from gateway.keys import ensure_admin_key
+from gateway.lane import Lane
 from gateway.logs import LogFiles
 from gateway.manage import Manage
 from gateway.peers import Peers
@@ -53,16 +54,12 @@ class Edge:
     """Every request from outside: the hot path at once, the rest by Starlette's routes."""
 
     def __init__(self, invoke: Invoke, manage: Manage) -> None:
+        self.lane: Lane = invoke
         self._invoke = invoke
         self._manage = manage
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path: bytes = scope["raw_path"]
-        if path.startswith((HTTP_PREFIX, ASYNC_PREFIX)) or (
-            path.endswith(EVENT_SUFFIX)
-            and path.startswith(EVENT_PREFIX)
-            and scope["method"] == "POST"
-        ):
+        if is_invocation(scope["method"], scope["raw_path"]):
             await self._invoke(scope, receive, send)
         else:
             await self._manage(scope, receive, send)

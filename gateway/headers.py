@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from core.limits import REQUEST_ID_LENGTH_MAX
 
@@ -25,14 +25,24 @@ _FORWARDED = frozenset(
     b"x-forwarded-server x-real-ip".split()
 )
 _DASHBOARD_COOKIE = "hearth_"
-
-
+_IDS_AT_ONCE = 256
 _UNREAD_BYTES_MAX = 64 * 1024  # of a body that is not worth a connection
 
 
 def new_id() -> str:
     """A random UUID (version 4) as text; half the price of str(uuid.uuid4())."""
-    h = os.urandom(16).hex()
+    return _as_uuid(os.urandom(16).hex())
+
+
+def new_ids() -> Iterator[str]:
+    """The same without end; the kernel is asked for many at a time."""
+    while True:
+        digits = os.urandom(16 * _IDS_AT_ONCE).hex()
+        for at in range(0, len(digits), 32):
+            yield _as_uuid(digits[at : at + 32])
+
+
+def _as_uuid(h: str) -> str:
     return f"{h[:8]}-{h[8:12]}-4{h[13:16]}-{_VARIANT[h[16]]}{h[17:20]}-{h[20:]}"
 
 
@@ -81,10 +91,12 @@ def for_function(
     return seen
 
 
-def for_client(headers: Iterable[tuple[str, str]]) -> HeaderList:
-    """A function's response headers as they are sent. Names in lower case, values in Latin-1 and
-    nothing that is not the function's to say: executor/response.py has seen to that."""
-    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+def for_client(headers: Sequence[tuple[str, str]]) -> str:
+    """A function's response headers as lines. Names in lower case, values in Latin-1 and nothing
+    that is not the function's to say: executor/response.py has seen to that."""
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers])
+    assert lines.count("\n") == len(headers), "a header with a line break"
+    return lines
 
 
 def _without_ours(cookies: str) -> str:

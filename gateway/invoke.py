@@ -1,6 +1,7 @@
 """The hot path: a request invokes a function. A plain ASGI app beside Starlette's routes.
 
-Read `Invoke.__call__` first. On a warm seat nothing here touches database, Redis, disk or a thread.
+Read `Invoke.__call__` first, then `begin`, which is the same for the ordinary case and never waits.
+On a warm seat nothing here touches database, Redis, disk or a thread.
 """
 
 from __future__ import annotations
@@ -8,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Literal, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 from urllib.parse import parse_qsl, unquote
 
 from pydantic_core import from_json
@@ -28,10 +29,12 @@ from core.model import DEFAULT_NAMESPACE, FunctionRef, Version, VersionStatus
 from executor.call import Call, Outcome
 from gateway.auth import Caller, Right, authenticate, require
 from gateway.body import ClientGone, read_body
-from gateway.headers import for_function, new_id, trace_parent
+from gateway.head import Head, Wish
+from gateway.headers import for_function, new_ids, trace_parent
+from gateway.lane import Turn
 from gateway.peers import Peers
-from gateway.protocol import GONE, WAITING
 from gateway.reply import Reply
+from gateway.response import cycle_of, deliver, leaving, pour
 from gateway.view import NotInView, Target, View
 
 HTTP_PREFIX = b"/function/"
@@ -42,22 +45,27 @@ EVENT_SUFFIX = b"/invocations"
 # anyway, checks a larger one, so that it does not hold up everybody else's requests.
 EVENT_CHECKED_BYTES_MAX = 16 * 1024
 NO_EVENT = b"{}"  # the event of a request without a body
+# Headers that ask for more than an answer, or that the connection has to see to.
+_EXTRAORDINARY = frozenset(
+    b"prefer idempotency-key x-callback-url expect upgrade transfer-encoding".split()
+)
 _REFS_KEPT = 4096
 
 
 class Runs(Protocol):
     """What the hot path needs of the executor."""
 
-    async def invoke(self, version: Version, call: Call) -> Outcome: ...
+    async def invoke(self, version: Version, call: Call) -> Outcome:
+        """Run it, waiting for a seat if need be."""
+        ...
 
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What a path asks for."""
-
-    kind: Literal["event", "http"]
-    ref: FunctionRef
-    path: str  # below the function's name, as sent; begins with "/"
+    def begin(
+        self, version: Version, call: Call, told: Callable[[Outcome | HearthError], None]
+    ) -> bool:
+        """Start the call on a warm seat, now, without a task. True: `told` hears how it ended,
+        once, later, from the event loop. False: no place or no warm seat at hand and nothing has
+        happened; `invoke` it, which waits, or says why not."""
+        ...
 
 
 class Invoke:
@@ -72,71 +80,100 @@ class Invoke:
         self._peers = peers
         self._payload_bytes_max = payload_bytes_max
         self._parse = lru_cache(_REFS_KEPT)(parse_ref)
+        self._ids = new_ids()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        head = dict(scope["headers"])
-        call_id = new_id()
-        reply = Reply(send, scope["method"], call_id, head)
+        head, call_id, cycle = Head.of(scope), next(self._ids), cycle_of(send)
+        reply = Reply(head, call_id)
         try:
-            wish = self._wish(scope)
-            caller = authenticate(self._view.callers, head.get(b"authorization"))
-            reply.target, reply.for_owner = await self._admit(wish, caller)
-            refuse_unavailable(head)
-            body = await read_body(receive, head, self._payload_bytes_max)
+            wish = self._wish(head)
+            caller = self._caller(head)
+            reply.target, reply.for_owner = await self._admit_or_look(wish, caller)
+            refuse_unavailable(head.named)
+            body = await read_body(receive, head.named, self._payload_bytes_max)
             reply.body_read = True
-            call = self._call(call_id, wish, scope, head, body, caller)
-            outcome = await self._run(scope, reply.target.version, call)
+            call = self._call(call_id, head, wish, caller, body)
+            with leaving(scope):  # which cancels the waiting, not the call
+                outcome = await self._executor.invoke(reply.target.version, call)
+                if outcome.stream is not None:
+                    await pour(cycle, *reply.opening(outcome), outcome.stream)
+                    return
         except HearthError as error:
-            await reply.refuse(error)
+            await deliver(cycle, reply.refusal(error))
         except ClientGone:
             return
         else:
-            await reply.answer(wish.kind, outcome)
+            await deliver(cycle, reply.answer(outcome))
 
-    async def _run(self, scope: Scope, version: Version, call: Call) -> Outcome:
-        """The invocation. A client that leaves cancels the waiting, not the call: that goes on in
-        the executor, within its deadline."""
-        scope[WAITING] = True
+    def takes(self, head: Head) -> bool:
+        """Whether the lane may serve such a request: it asks for an answer and no more."""
+        return (
+            is_invocation(head.method, head.path)
+            and not (head.query and head.path.startswith(EVENT_PREFIX))
+            and head.named.keys().isdisjoint(_EXTRAORDINARY)
+        )
+
+    def begin(self, head: Head, body: bytes, turn: Turn) -> bool:
+        """The steps of `__call__` for a request that is here as a whole: none of them waits. False
+        when one would have to, or an error to be told: nothing has happened, `__call__` decides."""
+        if len(body) > self._payload_bytes_max:
+            return False
+        call_id = next(self._ids)
+        turn.reply = reply = Reply(head, call_id)
+        reply.body_read = True
         try:
-            return await self._executor.invoke(version, call)
-        except asyncio.CancelledError:
-            if scope.get(GONE):
-                raise ClientGone from None
-            raise
-        finally:
-            scope[WAITING] = False
+            wish = self._wish(head)
+            caller = self._caller(head)
+            reply.target, reply.for_owner = self._admit(wish, caller)
+            call = self._call(call_id, head, wish, caller, body)
+        except (HearthError, NotInView):
+            return False
+        return self._executor.begin(reply.target.version, call, turn.told)
 
-    def _wish(self, scope: Scope) -> Wish:
+    def _wish(self, head: Head) -> Wish:
         """The path, read. It is never decoded as a whole: a function sees it as it was sent."""
-        raw: bytes = scope["raw_path"]
-        if raw.startswith(HTTP_PREFIX):
-            segment, _, rest = raw[len(HTTP_PREFIX) :].partition(b"/")
-            return Wish("http", self._parse(segment), "/" + rest.decode("latin-1"))
-        if raw.startswith(ASYNC_PREFIX):
-            raise _unavailable("async", "asynchronous invocation")
-        ref = self._parse(raw[len(EVENT_PREFIX) : -len(EVENT_SUFFIX)])
-        if scope["query_string"]:
-            ref = with_query(ref, scope["query_string"])
-        return Wish("event", ref, "")
+        if head.wish is None:
+            head.wish = self._read(head.path, head.query)
+        return head.wish
 
-    async def _admit(self, wish: Wish, caller: Caller | None) -> tuple[Target, bool]:
-        """The version to run, and whether its owner calls: one whose key gives the right to."""
+    def _read(self, path: bytes, query: bytes) -> Wish:
+        if path.startswith(HTTP_PREFIX):
+            segment, _, rest = path[len(HTTP_PREFIX) :].partition(b"/")
+            return Wish("http", self._parse(segment), "/" + rest.decode("latin-1"))
+        if path.startswith(ASYNC_PREFIX):
+            raise _unavailable("async", "asynchronous invocation")
+        ref = self._parse(path[len(EVENT_PREFIX) : -len(EVENT_SUFFIX)])
+        return Wish("event", with_query(ref, query) if query else ref, "")
+
+    def _caller(self, head: Head) -> Caller | None:
+        """Whose key it carries; looked up again once keys have changed, or if it may expire."""
+        callers = self._view.callers
+        if head.callers is not callers or (head.caller and head.caller.expires is not None):
+            head.caller = authenticate(callers, head.named.get(b"authorization"))
+            head.callers = callers
+        return head.caller
+
+    def _admit(self, wish: Wish, caller: Caller | None) -> tuple[Target, bool]:
+        """The version to run, and whether its owner calls: one whose key gives the right to.
+        NotInView when only the catalog can tell, for an owner alone."""
         ref = wish.ref
         namespace = ref.namespace or (caller.home if caller else DEFAULT_NAMESPACE)
         owner = caller is not None and caller.may(Right.INVOKE, namespace, ref.name)
         try:
             target = self._view.target(namespace, ref.name, ref.qualifier)
-        except NotInView as missing:
-            if not owner:
-                require(caller, Right.INVOKE, namespace, ref.name)
-            target = await self._look_again(missing, ref)
-        except HearthError:
+        except (HearthError, NotInView):
             if not owner:  # what exists is told to those who may call it
                 require(caller, Right.INVOKE, namespace, ref.name)
             raise
         if not owner:
             self._require_public(target, ref, caller, namespace)
         return target, owner
+
+    async def _admit_or_look(self, wish: Wish, caller: Caller | None) -> tuple[Target, bool]:
+        try:
+            return self._admit(wish, caller)
+        except NotInView as missing:
+            return await self._look_again(missing, wish.ref), True
 
     def _require_public(
         self, target: Target, ref: FunctionRef, caller: Caller | None, namespace: str
@@ -166,29 +203,38 @@ class Invoke:
         raise VersionNotActive(facts, version=found[0].number, status=status.value)
 
     def _call(
-        self,
-        call_id: str,
-        wish: Wish,
-        scope: Scope,
-        head: dict[bytes, bytes],
-        body: bytes,
-        caller: Caller | None,
+        self, call_id: str, head: Head, wish: Wish, caller: Caller | None, body: bytes
     ) -> Call:
-        trace = trace_parent(head.get(b"traceparent"))
+        trace = trace_parent(head.named.get(b"traceparent"))
         if wish.kind == "event":
             return Call(call_id, "event", checked_event(body), None, trace)
-        origin = self._peers.origin(scope, head)
-        consumed = caller is not None
-        http = {
-            "method": scope["method"],
-            "path": wish.path,
-            "query": scope["query_string"].decode("latin-1"),
-            "headers": for_function(scope["headers"], origin.headers, consumed=consumed),
-            "source_ip": origin.ip,
-            "protocol": f"HTTP/{scope['http_version']}",
-            "host": origin.host,
-        }
-        return Call(call_id, "http", body, http, trace)
+        return Call(
+            call_id, "http", body, self._http(head, wish, consumed=caller is not None), trace
+        )
+
+    def _http(self, head: Head, wish: Wish, *, consumed: bool) -> Mapping[str, Any]:
+        """The request as the shim is told of it."""
+        http = head.http.get(consumed)
+        if http is None:
+            scope = {"client": head.client, "scheme": head.scheme}
+            origin = self._peers.origin(scope, head.named)
+            http = head.http[consumed] = {
+                "method": head.method,
+                "path": wish.path,
+                "query": head.query.decode("latin-1"),
+                "headers": for_function(head.headers, origin.headers, consumed=consumed),
+                "source_ip": origin.ip,
+                "protocol": f"HTTP/{head.version}",
+                "host": origin.host,
+            }
+        return http
+
+
+def is_invocation(method: str, path: bytes) -> bool:
+    """Whether the hot path serves it."""
+    if path.startswith((HTTP_PREFIX, ASYNC_PREFIX)):
+        return True
+    return path.endswith(EVENT_SUFFIX) and path.startswith(EVENT_PREFIX) and method == "POST"
 
 
 def parse_ref(segment: bytes) -> FunctionRef:

@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import dataclass
 from typing import Any, cast
 
-from starlette.types import Send
+import httptools
 from uvicorn._types import ASGI3Application
-from uvicorn.protocols.http.httptools_impl import (
-    STATUS_LINE,
-    HttpToolsProtocol,
-    RequestResponseCycle,
-)
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from core.errors import CallerError, HeadersTooLarge, RequestInvalid, RequestTimeout
 from core.limits import (
@@ -31,11 +28,11 @@ from core.limits import (
     KEEP_ALIVE_S,
 )
 from gateway.errors import status_of
-from gateway.headers import HeaderList, new_id
+from gateway.head import Head
+from gateway.headers import new_id
+from gateway.lane import BODY_BYTES_MAX, HEAD_KEPT_BYTES_MAX, Lane, Turn
+from gateway.response import GONE, WAITING
 
-WAITING = "hearth.waiting"  # in the scope: true while the application wants to be cancelled
-GONE = "hearth.gone"  # when the client leaves; and true once that has happened
-WHOLE_BYTES_MAX = 64 * 1024  # of a body that is written together with its head
 _REASONS = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}
 
 
@@ -53,7 +50,14 @@ class Connection(HttpToolsProtocol):
         self.head_bytes = 0  # of the unfinished head, in earlier chunks
         self.chunk_bytes = 0
         self.refusal: CallerError | None = None
-        self.running: tuple[RequestResponseCycle, asyncio.Task[None]] | None = None
+        self.running: tuple[RequestResponseCycle | Turn, asyncio.Task[None]] | None = None
+        self.lane: Lane | None = getattr(self.app, "lane", None)
+        self.turn = Turn(self)
+        self.between = True  # two requests, as far as the parser knows
+        self.chunk = b""  # what is being parsed, if a request began with it
+        self.held: Head | None = None  # of a request that may be the lane's, until it is read
+        self.held_body = b""
+        self.kept: _Kept | None = None
         if len(self.connections) > CONNECTIONS_MAX:
             transport.abort()
 
@@ -61,8 +65,16 @@ class Connection(HttpToolsProtocol):
         self.heard_at = self.now()
         if self.lingering:
             return
-        self.chunk_bytes = len(data)
+        kept, self.kept = self.kept, None
+        is_fresh = self.between
+        if kept is not None and is_fresh and kept.begins(data):
+            if self._serve(kept.head, data[len(kept.raw) :]):
+                self.kept = kept
+                return
+            is_fresh = False  # declined; asking again would change nothing
+        self.chunk, self.chunk_bytes = data if is_fresh else b"", len(data)
         super().data_received(data)
+        self.chunk = b""
         if self.head_since is not None and not self.lingering:
             self.head_bytes += len(data)
             if self.head_bytes > HEADERS_BYTES_MAX:
@@ -70,6 +82,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self.between = False
         self.head_bytes = 0
         self.head_since = self.heard_at
 
@@ -83,7 +96,64 @@ class Connection(HttpToolsProtocol):
                 self.refusal = HeadersTooLarge(f"the head is over {HEADERS_BYTES_MAX} bytes")
         if self.refusal is not None:
             raise self.refusal  # the parser stops, and uvicorn calls send_400_response
-        super().on_headers_complete()
+        self.held, self.held_body = self._may_hold(), b""
+        if self.held is None:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if self.held is None:
+            super().on_body(body)
+        else:
+            self.held_body += body
+
+    def on_message_complete(self) -> None:
+        self.between = True
+        (head, self.held), (body, self.held_body) = (self.held, None), (self.held_body, b"")
+        if head is not None:
+            if self._serve(head, body):
+                self.kept = _Kept.of(self.chunk, head, body)
+                return
+            super().on_headers_complete()
+            super().on_body(body)
+        self.chunk = b""  # what follows in it does not begin with it
+        super().on_message_complete()
+
+    def _may_hold(self) -> Head | None:
+        """The head of a request that the lane may take: it is all of the chunk that began with it,
+        and nothing else is under way on this connection."""
+        parser, named = self.parser, dict(self.headers)
+        rest = len(self.chunk) - self.chunk.find(b"\r\n\r\n") - 4
+        if (
+            self.lane is None
+            or not self.chunk
+            or rest > BODY_BYTES_MAX
+            or rest != int(named.get(b"content-length", 0))
+            or not (self.cycle is None or self.cycle.response_complete)
+            or parser.get_http_version() != "1.1"
+            or parser.should_upgrade()
+            or not parser.should_keep_alive()
+        ):
+            return None
+        url = httptools.parse_url(self.url)
+        method, query = parser.get_method().decode("ascii"), url.query or b""
+        scheme = self.scheme or "http"
+        head = Head(method, url.path, query, "1.1", self.headers, self.client, scheme, named)
+        return head if self.lane.takes(head) else None
+
+    def _serve(self, head: Head, body: bytes) -> bool:
+        """In the lane, if the client takes its answers and the request is an ordinary one."""
+        turn = self.turn
+        if self.lane is None or self.flow.write_paused or self.transport.is_closing():
+            return False
+        if not (self.cycle is None or self.cycle.response_complete):
+            return False
+        turn.response_started = turn.response_complete = False
+        turn.keep_alive = True
+        if self.lane.begin(head, body, turn):
+            self.cycle = turn  # type: ignore[assignment]
+            return True
+        turn.response_complete = True
+        return False
 
     def send_400_response(self, msg: str) -> None:
         self.refuse(self.refusal or RequestInvalid("not an HTTP request"))
@@ -120,6 +190,7 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """uvicorn's, without a timer to close what stays idle: `sweep` sees to that."""
         self.server_state.total_requests += 1
+        self.heard_at = self.now()  # it may be idle from here on
         if self.transport.is_closing():
             return
         self.flow.resume_reading()
@@ -176,6 +247,25 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """The last head of a connection, if the lane took it: the same bytes mean the same again, and
+    the parser, which stands between two requests, need not see them."""
+
+    raw: bytes
+    size: int  # of the whole request
+    head: Head
+
+    @classmethod
+    def of(cls, chunk: bytes, head: Head, body: bytes) -> _Kept | None:
+        raw = chunk[: len(chunk) - len(body)]
+        return cls(raw, len(chunk), head) if len(raw) <= HEAD_KEPT_BYTES_MAX else None
+
+    def begins(self, data: bytes) -> bool:
+        """Whether `data` is this head and its body."""
+        return len(data) == self.size and data.startswith(self.raw)
+
+
 class _Lingers:
     """The transport, whose `close` lets an early answer arrive: closing a socket with unread input
     makes the kernel send RST, and the client would lose the answer that it was just sent."""
@@ -204,42 +294,6 @@ class _Lingers:
             transport.write_eof()
         connection.flow.resume_reading()
         connection.loop.call_later(CLIENT_LINGER_S, transport.abort)
-
-
-async def respond(send: Send, status: int, headers: HeaderList, body: bytes) -> None:
-    """A whole response, in one write if it is small: two cost a system call and a wake-up of the
-    client more, and uvicorn looks at every header with two regular expressions. The headers must
-    be sound, tell the length and not speak of the connection."""
-    cycle = getattr(send, "__self__", None)
-    if (
-        type(cycle) is not RequestResponseCycle
-        or cycle.flow.write_paused
-        or cycle.response_started
-        or len(body) > WHOLE_BYTES_MAX
-    ):
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
-    elif not cycle.disconnected:
-        _write_whole(cycle, status, headers, body)
-
-
-def _write_whole(
-    cycle: RequestResponseCycle, status: int, headers: HeaderList, body: bytes
-) -> None:
-    """What uvicorn's cycle does for the two messages of a response."""
-    lines = [b": ".join(header) for header in (*cycle.default_headers, *headers)]
-    if not cycle.keep_alive:
-        lines.append(b"connection: close")
-    head = STATUS_LINE[status] + b"\r\n".join(lines)
-    assert head.count(b"\n") == len(lines), "a header with a line break"
-    sent = b"" if cycle.scope["method"] == "HEAD" else body
-    cycle.response_started = cycle.response_complete = True
-    cycle.waiting_for_100_continue = False
-    cycle.transport.write(head + b"\r\n\r\n" + sent)
-    cycle.message_event.set()
-    if not cycle.keep_alive:
-        cycle.transport.close()
-    cycle.on_response()
 
 
 def sweep(connections: set[Any], now: float) -> None:

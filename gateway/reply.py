@@ -1,23 +1,20 @@
-"""What comes back from an invocation, written as HTTP."""
+"""What comes back from an invocation, as HTTP: pure, for both ways into the hot path."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from typing import Literal
 
-from starlette.types import Send
-
 from core.errors import FunctionFault, HearthError, RequestInvalid, ResponseInvalid
-from executor.call import Failure, Outcome, Timing
+from executor.call import Failure, Outcome, Usage
 from gateway.errors import error_body, error_headers, status_of
-from gateway.headers import HeaderList, for_client, has_much_body, request_id
-from gateway.protocol import respond
+from gateway.head import Head
+from gateway.headers import for_client, has_much_body, request_id
+from gateway.response import Answer, Framing
 from gateway.view import Target
 
 _BODYLESS = frozenset({204, 304})
-_COLD = {True: (b"x-cold-start", b"true"), False: (b"x-cold-start", b"false")}
-_JSON = (b"content-type", b"application/json")
+_JSON = "content-type: application/json\r\n"
 # What a shim says when the event is not JSON; the gateway looks at short events itself.
 EVENT_UNREADABLE = "Runtime.UnmarshalError"
 
@@ -27,70 +24,85 @@ log = logging.getLogger("hearth.invoke")
 class Reply:
     """The one answer of one invocation."""
 
-    __slots__ = ("_call_id", "_head", "_method", "_send", "body_read", "for_owner", "id", "target")
+    __slots__ = ("_call_id", "_head", "body_read", "for_owner", "id", "target")
 
-    def __init__(self, send: Send, method: str, call_id: str, head: Mapping[bytes, bytes]) -> None:
-        self._send = send
-        self._method = method
-        self._call_id = call_id
+    def __init__(self, head: Head, call_id: str) -> None:
         self._head = head
-        self.id = request_id(head.get(b"x-request-id")) or call_id
+        self._call_id = call_id
+        self.id = request_id(head.named.get(b"x-request-id")) or call_id
         self.target: Target | None = None  # once it is known which version runs
         self.for_owner = False  # an owner learns what went wrong inside the function
         self.body_read = False
 
-    async def answer(self, kind: Literal["event", "http"], outcome: Outcome) -> None:
+    def answer(self, outcome: Outcome) -> Answer:
         """The function's response, or its own error."""
-        facts = [*self._facts(), _COLD[outcome.cold], (b"server-timing", _timing(outcome.timing))]
+        facts = self._facts() + _measured(outcome)
         if outcome.failure is not None:
-            await self.refuse(_as_error(outcome.failure, kind), facts)
-        elif kind == "event":
-            length = b"%d" % len(outcome.body)
-            headers = [_JSON, (b"content-length", length), *facts]
-            await respond(self._send, 200, headers, outcome.body)
-        else:
-            await self._respond(outcome, facts)
+            return self.refusal(_as_error(outcome.failure, self._kind), facts)
+        body = outcome.body
+        if self._kind == "event":
+            return Answer(200, f"{_JSON}content-length: {len(body)}\r\n{facts}", body)
+        if outcome.status in _BODYLESS:
+            return Answer(outcome.status, for_client(outcome.headers) + facts)
+        length = f"content-length: {len(body)}\r\n"
+        if self._head.method == "HEAD":  # an empty answer to HEAD does not tell a length
+            length, body = length if body else "", b""
+        return Answer(outcome.status, for_client(outcome.headers) + length + facts, body)
 
-    async def refuse(self, error: HearthError, facts: HeaderList | None = None) -> None:
+    def opening(self, outcome: Outcome) -> tuple[Answer, Framing]:
+        """The head of a response that is being made, and how its body is framed."""
+        lines = for_client(outcome.headers) + self._facts() + _measured(outcome)
+        if self._head.method == "HEAD" or outcome.status in _BODYLESS:
+            return Answer(outcome.status, lines), Framing.NONE
+        if self._head.version == "1.0":
+            return Answer(outcome.status, lines, closes=True), Framing.RAW
+        return Answer(outcome.status, f"{lines}transfer-encoding: chunked\r\n"), Framing.CHUNKED
+
+    def refusal(self, error: HearthError, facts: str | None = None) -> Answer:
         """An error, whoever must act on it."""
         status = status_of(error)
         if status == 500:
             log.error("request %s: %s: %s", self.id, error.code, error.message)
         body = error_body(error, self.id, for_owner=self.for_owner)
-        headers = error_headers(error, status, body, self.id)
-        known = self._facts() if facts is None else facts
-        headers += [fact for fact in known if fact[0] != b"x-request-id"]
-        if not self.body_read and status != 413 and has_much_body(self._head):
-            headers.append((b"connection", b"close"))
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
-        await self._send({"type": "http.response.body", "body": body})
-
-    async def _respond(self, outcome: Outcome, facts: HeaderList) -> None:
-        """The HTTP response that the function made."""
-        headers, body = for_client(outcome.headers), outcome.body
-        if outcome.status in _BODYLESS:
-            body = b""
-        elif body or self._method != "HEAD":  # an empty answer to HEAD does not tell a length
-            headers.append((b"content-length", b"%d" % len(body)))
-        await respond(self._send, outcome.status, headers + facts, body)
-
-    def _facts(self) -> HeaderList:
-        facts: HeaderList = [
-            (b"x-request-id", self.id.encode()),
-            (b"x-hearth-invocation-id", self._call_id.encode()),
+        closes = status == 413 or not (self.body_read or not has_much_body(self._head.named))
+        lines = [
+            f"{name.decode()}: {value.decode()}\r\n"
+            for name, value in error_headers(error, status, body, self.id)
+            if name not in (b"connection", b"x-request-id")
         ]
-        if self.target is not None:
-            facts += self.target.headers
-        return facts
+        sent = b"" if self._head.method == "HEAD" else body
+        return Answer(status, "".join(lines) + (facts or self._facts()), sent, closes)
+
+    @property
+    def _kind(self) -> Literal["event", "http"]:
+        assert self._head.wish is not None
+        return self._head.wish.kind
+
+    def _facts(self) -> str:
+        facts = f"x-request-id: {self.id}\r\nx-hearth-invocation-id: {self._call_id}\r\n"
+        return facts if self.target is None else facts + self.target.lines
 
 
-def _timing(timing: Timing) -> bytes:
-    return b"queue;dur=%.2f, boot;dur=%.2f, init;dur=%.2f, handler;dur=%.2f" % (
-        timing.queue_ms,
-        timing.boot_ms,
-        timing.init_ms,
-        timing.handler_ms,
+def _measured(outcome: Outcome) -> str:
+    """Was it cold, and where did the time go."""
+    timing = outcome.timing
+    lines = (
+        f"x-cold-start: {'true' if outcome.cold else 'false'}\r\nserver-timing: "
+        f"queue;dur={timing.queue_ms:.2f}, boot;dur={timing.boot_ms:.2f}, "
+        f"init;dur={timing.init_ms:.2f}, handler;dur={timing.handler_ms:.2f}"
     )
+    lines += "\r\n" if outcome.usage is None else _used(outcome.usage)
+    if outcome.cold and outcome.why_cold is not None:
+        lines += f"x-cold-start-reason: {outcome.why_cold}\r\n"
+    return lines
+
+
+def _used(usage: Usage) -> str:
+    """The rest of Server-Timing, and the memory if it is this invocation's own."""
+    lines = "\r\n" if usage.cpu_ms is None else f", cpu;dur={usage.cpu_ms:.2f}\r\n"
+    if usage.memory_peak_bytes is not None and usage.is_peak_own:
+        lines += f"x-hearth-memory-peak: {usage.memory_peak_bytes}\r\n"
+    return lines
 
 
 def _as_error(failure: Failure, kind: Literal["event", "http"]) -> HearthError:

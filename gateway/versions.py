@@ -13,7 +13,7 @@ from core.errors import RequestInvalid, VersionNotFound
 from core.model import Version
 from gateway.answers import Page, VersionOut, answer
 from gateway.ask import Ask, make_cursor
-from gateway.protocol import WAITING
+from gateway.response import WAITING
 from storage.scratch import scratch_dir
 from storage.store import object_key
 

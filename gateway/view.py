@@ -25,7 +25,6 @@ from core.errors import (
 )
 from core.model import LATEST, Alias, Function, Version, VersionStatus
 from gateway.auth import Caller
-from gateway.headers import HeaderList
 
 POLL_S = 1.0
 
@@ -46,17 +45,12 @@ class Target:
     """A version that can be invoked, with what its answers say about it."""
 
     version: Version
-    headers: HeaderList
+    lines: str  # headers
 
     @classmethod
     def of(cls, version: Version) -> Target:
-        return cls(
-            version,
-            [
-                (b"x-hearth-version", b"%d" % version.number),
-                (b"x-hearth-runtime", version.config.runtime.encode()),
-            ],
-        )
+        number, runtime = version.number, version.config.runtime
+        return cls(version, f"x-hearth-version: {number}\r\nx-hearth-runtime: {runtime}\r\n")
 
 
 @dataclass(frozen=True, slots=True)

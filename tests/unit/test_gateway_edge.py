@@ -61,6 +61,8 @@ def test_every_error_has_a_status_of_the_side_that_must_act() -> None:
         status = status_of(made(kind))
         if issubclass(kind, errors.CallerError):
             assert 400 <= status < 500, kind
+        elif issubclass(kind, errors.FunctionUnloadable):
+            assert status == 503, kind
         elif issubclass(kind, errors.FunctionFault):
             assert status in (502, 504), kind
         else:
@@ -272,7 +274,8 @@ def test_a_disabled_version_is_refused() -> None:
 def test_versions_that_vanish_are_retired() -> None:
     view = view_of([version(1), version(2)], Alias("latest", 2))
     gone.clear()
-    view._replace(index(Snapshot(2, (), (version(2),), {}, ())))
+    function, latest = Function("fn_1", "default", "hello", NOW), Alias("latest", 2)
+    view._replace(index(Snapshot(2, (function,), (version(2),), {"fn_1": (latest,)}, ())))
     assert gone == ["v_1"]
 
 

@@ -1,0 +1,175 @@
+"""The gateway's own part of one warm invocation, in microseconds: `python -m bench.lane`.
+
+Bytes are fed to a `Connection` whose transport and executor are stand-ins that answer in the next
+turn of the loop: what is left is reading the request, deciding, and writing the response.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import uvicorn
+import uvloop
+from uvicorn.server import ServerState
+
+from catalog.snapshot import Snapshot
+from core.errors import HearthError
+from core.model import Alias, Function, FunctionConfig, Key, Role, Version, VersionStatus
+from executor.call import Call, Outcome, Timing
+from gateway.app import Edge
+from gateway.invoke import Invoke
+from gateway.peers import Peers
+from gateway.protocol import Connection
+from gateway.view import View, index
+
+REQUESTS = 20_000
+ROUNDS = 7
+KEY = "hk_bench"
+BODY = b'{"name":"Ada","n":[1,2,3]}'
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+class Warm:
+    """An executor that always has a seat and answers in the next turn of the loop."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+
+    def begin(
+        self, version: Version, call: Call, told: Callable[[Outcome | HearthError], None]
+    ) -> bool:
+        """Always."""
+        self._loop.call_soon(told, self._outcome(call))
+        return True
+
+    async def invoke(self, version: Version, call: Call) -> Outcome:
+        """The same for who waits."""
+        return self._outcome(call)
+
+    def _outcome(self, call: Call) -> Outcome:
+        timing = Timing(queue_ms=0.01, handler_ms=0.2)
+        headers = [("content-type", "application/json")] if call.kind == "http" else ()
+        return Outcome(200, headers, call.body, cold=False, timing=timing)
+
+
+class Wire:
+    """A transport on which each response brings the next request, until there is none."""
+
+    def __init__(self, requests: Iterator[bytes]) -> None:
+        self._requests = requests
+        self._loop = asyncio.get_running_loop()
+        self.done = self._loop.create_future()
+        self.connection: Connection | None = None
+
+    def write(self, data: bytes) -> None:
+        """A whole response."""
+        if not data.startswith(b"HTTP/1.1 200 OK"):
+            self.done.set_exception(RuntimeError(data.decode("latin-1")))
+            return
+        request = next(self._requests, None)
+        if request is None:
+            self.done.set_result(None)
+        else:
+            assert self.connection is not None
+            self._loop.call_soon(self.connection.data_received, request)
+
+    def get_extra_info(self, name: str) -> Any:
+        """Addresses."""
+        return {"peername": ("127.0.0.1", 1), "sockname": ("127.0.0.1", 2)}.get(name)
+
+    def is_closing(self) -> bool:
+        """Never."""
+        return False
+
+    def _nothing(self) -> None:
+        pass
+
+    close = abort = pause_reading = resume_reading = set_protocol = _nothing
+
+
+def edge() -> Edge:
+    """The one app, with one function and one key."""
+    view = View(cast(Any, None), lambda version_id: None)
+    config = FunctionConfig("python3.13")
+    version = Version(
+        "v_1", "fn_1", "default", "hello", 1, config, "0" * 64, 1, ("0" * 64,),
+        VersionStatus.ACTIVE, None, NOW,
+    )  # fmt: skip
+    digest = hashlib.sha256(KEY.encode()).hexdigest()
+    key = Key("key_1", "bench", digest, Role.INVOKER, "default", (), None, NOW)
+    functions = (Function("fn_1", "default", "hello", NOW),)
+    aliases = {"fn_1": (Alias("latest", 1),)}
+    view._replace(index(Snapshot(1, functions, (version,), aliases, (key,))))
+    invoke = Invoke(view, Warm(), cast(Any, None), Peers(()), 6 * 1024 * 1024)
+    return Edge(invoke, cast(Any, None))
+
+
+def head(target: str, *lines: str) -> bytes:
+    """What a client library sends, more or less."""
+    first = f"POST {target} HTTP/1.1"
+    usual = (
+        *("host: 127.0.0.1:8080", "user-agent: bench/1", "accept: */*"),
+        *(f"authorization: Bearer {KEY}", "content-type: application/json"),
+        f"content-length: {len(BODY)}",
+    )
+    return "\r\n".join([first, *usual, *lines, "", ""]).encode() + BODY
+
+
+async def per_request_us(requests: Callable[[], Iterator[bytes]], *, lane: bool) -> float:
+    """The median of some rounds."""
+    config = uvicorn.Config(
+        edge(), interface="asgi3", log_config=None, access_log=False, proxy_headers=False
+    )
+    config.load()
+    state = ServerState()
+    state.default_headers = [(b"date", b"Thu, 01 Jan 2030 00:00:00 GMT")]
+    found = []
+    for _ in range(ROUNDS):
+        source = requests()
+        wire = Wire(source)
+        wire.connection = Connection(config, state, {}, asyncio.get_running_loop())
+        wire.connection.connection_made(cast(Any, wire))
+        if not lane:
+            wire.connection.lane = None
+        started = time.perf_counter()
+        wire.connection.data_received(next(source))
+        await wire.done
+        found.append((time.perf_counter() - started) / REQUESTS * 1e6)
+    return statistics.median(found)
+
+
+def the_same(target: str) -> Callable[[], Iterator[bytes]]:
+    """Requests with one and the same head."""
+    request = head(target)
+    return lambda: (request for _ in range(REQUESTS))
+
+
+def ever_new(target: str) -> Callable[[], Iterator[bytes]]:
+    """Requests whose head differs in one value."""
+    made = [head(target, f"x-request-id: r{number}") for number in range(REQUESTS)]
+    return lambda: iter(made)
+
+
+async def main() -> None:
+    """Print one line for each way."""
+    event, http = "/v1/functions/hello/invocations", "/function/hello/a/b?c=d"
+    for target in (event, http):
+        for name, requests, lane in (
+            ("lane, one head again and again", the_same(target), True),
+            ("lane, a new head each time", ever_new(target), True),
+            ("the ASGI path", the_same(target), False),
+        ):
+            spent = await per_request_us(requests, lane=lane)
+            sys.stdout.write(f"{spent:7.1f} µs  {target:32}  {name}\n")
+
+
+if __name__ == "__main__":
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
