@@ -355,6 +355,17 @@ class Sandbox:
         self.written[number].clear()
         return written
 
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """Send the shim a signal while it waits for a call."""
+        if place_of(self.runtime) == "image":
+            command = ["podman", "kill", "--signal", str(int(number)), self.name]
+            subprocess.run(command, env=environ(), check=True, capture_output=True)
+            return
+        status = Path(f"/proc/{self.process.pid}/stat")
+        while status.read_text().rpartition(")")[2].split()[0] != "S":
+            time.sleep(0)
+        self.process.send_signal(number)
+
     def ends(self) -> int:
         """Wait until the wire and the process end; the exit status."""
         try:

@@ -50,9 +50,9 @@ def answer_calls(wire: Wire, life: Life, config: dict[str, Any], task: str) -> N
     if is_forking and os.getpid() == FIRST_PROCESS:
         clear()  # the first call finds what every other finds
     flush()
+    life.busy = False
     wire.send(kind, 0, head)
     if function is None:
-        life.busy = False
         broken(f"frame of type {wire.receive()[0]} after INIT_ERROR")
     elif is_forking:
         Forking(wire, function, life).serve()

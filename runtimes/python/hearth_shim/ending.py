@@ -76,8 +76,10 @@ def watch_hangup(wire: Wire, life: Life) -> None:
 def leave(error: BaseException) -> NoReturn:
     """End as a Python program does that raised this and caught it nowhere."""
     if not isinstance(error, SystemExit):
-        sys.excepthook(type(error), error, error.__traceback__)
-        retire(1)
+        try:
+            sys.excepthook(type(error), error, error.__traceback__)
+        finally:
+            retire(1)
     if isinstance(error.code, int):
         retire(error.code & 0xFF)
     if error.code is not None:

@@ -75,6 +75,13 @@ class Child:
         except OSError:
             pass
 
+    def ignore(self, descriptor: int) -> None:
+        """Do not hear of this one any more."""
+        try:  # noqa: SIM105 - it may be ignored already
+            self.poll.unregister(descriptor)
+        except KeyError:
+            pass
+
     def is_gone(self) -> bool:
         """Whether it ended."""
         return any(descriptor == self.descriptor for descriptor, _ in self.poll.poll(0))
@@ -112,7 +119,6 @@ class Forking:
         wire, life = self.wire, self.life
         while True:
             self.have_spare()
-            life.busy = False
             wire.fill(HEADER.size)
             measure = wire.measure()
             wire.fill(measure[3])
@@ -128,11 +134,13 @@ class Forking:
         try:
             child = self.take_child()
         except OSError as error:  # no memory, no process number
+            self.life.busy = False
             self.wire.send(ERROR, number, failure("function_error", error))
             return
         child.tell(frame)
         last = self.relay(number, child)
         self.end_all(child)
+        self.life.busy = False
         try:
             self.wire.sock.sendall(last)
         except OSError:
@@ -228,7 +236,7 @@ class Forking:
         self.wire.read()
         while measure := self.wire.peek():
             if measure[0] not in (CANCEL, CREDIT):  # the next CALL: it can wait
-                child.poll.unregister(self.wire.sock.fileno())
+                child.ignore(self.wire.sock.fileno())
                 return
             frame = self.wire.take_raw(measure)
             if measure[1] == number:
@@ -241,7 +249,7 @@ class Forking:
         try:
             child.wire.read()
         except ChildHungUp:
-            child.poll.unregister(child.wire.sock.fileno())
+            child.ignore(child.wire.sock.fileno())  # how it ended is told by its descriptor
         while measure := child.wire.peek():
             kind, call, head_bytes, whole = measure
             frame = child.wire.take_raw(measure)
@@ -261,8 +269,9 @@ class Forking:
 
     def last_words(self, number: int, child: Child) -> bytes:
         """What a child that is gone had still said; the sandbox ends with it when that is none."""
-        before, last = (-1, -1), None
-        while last is None and before != (before := (child.wire.start, child.wire.end)):
+        before, last = -1, None
+        while last is None and before != child.wire.received:
+            before = child.wire.received
             last = self.hear(number, child)
         return last or self.life.end(child.status())
 

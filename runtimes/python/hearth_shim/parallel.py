@@ -35,7 +35,6 @@ class Parallel:
     def serve(self) -> NoReturn:
         """Answer every call exactly once. Ends with the process."""
         self.loop.call_soon(self.obey)  # what came together with INIT
-        self.life.busy = False
         while True:
             try:
                 self.loop.run_forever()
@@ -114,5 +113,5 @@ class Parallel:
         self.tags.finish(channel.number)
         channel.is_over = True
         del self.calls[channel.number]
-        self.wire.send(answer[0], channel.number, *answer[1:])
         self.life.busy = bool(self.calls)
+        self.wire.send(answer[0], channel.number, *answer[1:])

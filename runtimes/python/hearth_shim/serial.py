@@ -30,7 +30,6 @@ class Serial:
         """Answer every call exactly once. Ends with the process."""
         life, receive = self.life, self.wire.receive
         while True:
-            life.busy = False
             kind, number, head, body = receive()
             life.busy = True
             if kind == CALL:
@@ -51,6 +50,7 @@ class Serial:
             answer = self.run(number, head, event)
             del event
         flush()
+        self.life.busy = False  # before: whoever has read the answer may send a stop signal
         self.wire.send(answer[0], number, *answer[1:])
 
     def run(self, number: int, head: dict[str, Any], event: Any) -> Answer:

@@ -23,6 +23,11 @@ class Refused(Exception):
 class Channel:
     """One call's way out: how much it may send, and whether anybody still waits for it."""
 
+    __slots__ = (
+        *("wire", "number", "look", "wait", "is_shared", "credit", "has_begun", "is_over"),
+        *("task", "waiter"),
+    )
+
     def __init__(self, wire: Wire, number: int, look: Callable[[], None]) -> None:
         self.wire = wire
         self.number = number

@@ -37,6 +37,7 @@ class Wire:
         self.buffer = bytearray(BUFFER_BYTES)
         self.view = memoryview(self.buffer)
         self.start = self.end = 0  # of what was received and not yet taken
+        self.received = 0  # bytes that `read` found
 
     def receive(self) -> Frame:
         """The next frame. Its body is valid until more is read."""
@@ -105,6 +106,7 @@ class Wire:
         if not count:
             self.hung_up()
         self.end += count
+        self.received += count
 
     def make_room(self, wanted: int) -> None:
         """Let the buffer have room for `wanted` bytes from the first that is not yet taken."""
