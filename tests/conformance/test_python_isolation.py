@@ -293,6 +293,29 @@ def test_processes_are_gone_before_the_answer(boot: Boot) -> None:
         assert sandbox.call(PROCESSES).result == 0
 
 
+REACHES = """
+import os
+out = []
+for path in ("/proc/1/mem", "/proc/1/environ", "/proc/1/fd/0", "/proc/self/environ"):
+    try:
+        open(path, "rb").close()
+        out.append(path)
+    except OSError: pass
+import ctypes
+PTRACE_SEIZE, PIDFD_GETFD = 0x4206, 438
+libc = ctypes.CDLL(None)
+if libc.ptrace(PTRACE_SEIZE, 1, 0, 0) == 0: out.append("ptrace")
+for number in range(3, 20):
+    if libc.syscall(PIDFD_GETFD, os.pidfd_open(1), number, 0) >= 0: out.append("wire")
+"""
+
+
+@pytest.mark.usefixtures("contained")
+def test_a_call_cannot_reach_the_process_that_the_next_comes_from(boot: Boot) -> None:
+    sandbox = ready(boot, RUNS)
+    assert sandbox.call(REACHES).result == ["/proc/self/environ"]
+
+
 @pytest.mark.usefixtures("contained")
 def test_a_sandbox_full_of_processes_is_free_again(boot: Boot) -> None:
     sandbox = ready(boot, RUNS)

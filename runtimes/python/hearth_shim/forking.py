@@ -22,6 +22,7 @@ from .answers import failure
 from .ending import Life, watch_hangup
 from .function import Function, is_async
 from .scratch import FOLDERS, NotEmptied, empty
+from .secrecy import Secrecy
 from .serial import Serial
 from .wire import (
     BUFFER_BYTES,
@@ -77,7 +78,7 @@ class Child:
 
     def ignore(self, descriptor: int) -> None:
         """Do not hear of this one any more."""
-        try:  # noqa: SIM105 - it may be ignored already
+        try:
             self.poll.unregister(descriptor)
         except KeyError:
             pass
@@ -112,6 +113,8 @@ class Forking:
         # As process 1 all others in the sandbox are ours to end. On a host, in tests, they are not.
         self.is_alone = getpid() == FIRST_PROCESS
         self.spare: Child | None = None
+        self.secrecy = Secrecy()
+        self.secrecy.begin()  # a child that is turned against us does not reach the next one
 
     def serve(self) -> NoReturn:
         """Answer every call exactly once. Ends with the process."""
@@ -197,6 +200,7 @@ class Forking:
             self.life.group = 0
             setpgid(0, 0)
             watch_hangup(self.wire, self.life)
+        self.secrecy.end()
         reseed()
         if self.is_async:
             self.serial.open_loop()
