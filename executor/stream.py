@@ -60,7 +60,7 @@ class BodyStream:
         if len(data) > self._credit:
             raise WireError(f"{len(data)} bytes of a stream with a credit of {self._credit}")
         self._credit -= len(data)
-        if self._closed:
+        if self._closed or self._ended:  # what comes after the deadline is dropped, too
             self._give_credit(len(data))
         elif data:
             self._chunks.append(data)
