@@ -56,7 +56,8 @@ class Breaker:
         record.failures += 1
         record.last = error
         record.is_probed = False
-        if record.failures >= INIT_FAILURES_MAX:
+        if record.failures >= INIT_FAILURES_MAX and now >= record.until:
+            # One that fails in a pause was begun before it, beside others: no new reason to wait.
             record.pause_s = min(max(INIT_PAUSE_S, 2 * record.pause_s), INIT_PAUSE_MAX_S)
             record.until = now + record.pause_s
         while len(self._records) > INIT_FAILING_MAX:
