@@ -13,6 +13,7 @@ not before.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 
 from core.limits import (
@@ -239,6 +240,7 @@ class Plan:
             while line.spare and now - (seat := next(iter(line.idle))).idle_since >= keep_s:
                 self._evict(seat, "expired", now)
         self._warm(now)
+        self._feed(now)  # what is being made may be what somebody waited for in vain
 
     def end(self, now: float) -> list[Ticket]:
         """The node stops: everything idle leaves; the tickets that nobody serves any more."""
@@ -359,7 +361,9 @@ class Plan:
         """Begin what fits, longest starving first; nobody waits behind somebody who does not fit,
         and nobody takes what somebody before them waits for."""
         reserved = 0
-        for line in list(self.starving):
+        turns = deque(self.starving)
+        while turns:
+            line = turns.popleft()
             began = False
             while line.wanted > 0 and self._make_room(line.memory_mb, reserved, now):
                 self._begin(line)
@@ -370,7 +374,8 @@ class Plan:
             if began:  # it has had its turn
                 del self.starving[line]
                 self.starving[line] = now
-            if line.memory_mb <= self._coming_mb() - reserved:
+                turns.append(line)
+            elif line.memory_mb <= self._coming_mb() - reserved:
                 reserved += line.memory_mb
 
     def _coming_mb(self) -> int:
@@ -394,6 +399,7 @@ class Plan:
                 self._unrest(seat)
                 self._let_go(seat, "evicted")
                 self._forget_if_empty(seat.line)
+            return memory_mb <= free  # it had to wait for what others wait for, not for more
         return False
 
     def _evictable(self, lacking_mb: int) -> list[Seat]:

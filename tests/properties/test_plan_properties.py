@@ -93,6 +93,7 @@ class Book:
             assert seat.why_spoiled is None
             assert seat.calls <= version.config.per_sandbox
             assert not had_room or seat.calls > 1, "an idle seat where a used one had room"
+            seat.is_frozen = False  # as the pool thaws it
             self.lent.append(seat)
         else:
             ticket = Ticket(self.plan.why_cold(version))
