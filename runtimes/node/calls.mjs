@@ -3,7 +3,7 @@
 import { AsyncLocalStorage } from "node:async_hooks";
 import { Call, Context } from "./context.mjs";
 import { failure } from "./errors.mjs";
-import { Invalid, checkBody, checkHead, encode, httpResponse, parseEvent } from "./http.mjs";
+import { Invalid, checkBody, checkedHead, encode, httpResponse, parseEvent } from "./http.mjs";
 import { tagLines } from "./output.mjs";
 import { Outlet, isIterator, isStreaming, pump, runStreaming } from "./streaming.mjs";
 import { END, ERROR, RESULT } from "./wire.mjs";
@@ -92,7 +92,7 @@ export class Calls {
       }
       if (call.isHttp) [head, body] = httpResponse(result);
       else body = encode(result);
-      if (head) checkHead(head);
+      if (head) head = checkedHead(head);
       checkBody(body, this.wire.bodyBytesMax);
     } catch (error) {
       this.refuse(call, invalid(error));

@@ -78,9 +78,7 @@ function httpEvent(head, body, functionName) {
 
 function requestContext(head, headers, path, functionName) {
   const { http } = head;
-  const now = new Date();
-  const [, clock] = /T(.{8})/.exec(now.toISOString());
-  const day = `${now.toISOString().slice(8, 10)}/${MONTHS[now.getUTCMonth()]}`;
+  const now = Date.now();
   return {
     accountId: "anonymous",
     apiId: functionName,
@@ -96,9 +94,22 @@ function requestContext(head, headers, path, functionName) {
     requestId: head.id,
     routeKey: "$default",
     stage: "$default",
-    time: `${day}/${now.getUTCFullYear()}:${clock} +0000`,
-    timeEpoch: now.getTime(),
+    time: timeOf(now),
+    timeEpoch: now,
   };
+}
+
+const latest = { second: 0, text: "" };
+
+/** As in a server's log, 26/Nov/2026:18:44:31 +0000; made once for each second. */
+function timeOf(now) {
+  const second = Math.floor(now / 1000);
+  if (second !== latest.second) {
+    const [, year, month, day, clock] = /(.*)-(.*)-(.*)T(.{8})/.exec(new Date(now).toISOString());
+    latest.second = second;
+    latest.text = `${day}/${MONTHS[month - 1]}/${year}:${clock} +0000`;
+  }
+  return latest.text;
 }
 
 /** The body as text where its type says text and its bytes agree, else as base64. */
@@ -212,11 +223,13 @@ function responseBody(body, encoded) {
   return Buffer.from(compact, "base64");
 }
 
-/** Refuse what the executor would have to answer by closing the sandbox. */
-export function checkHead(head) {
-  if (Buffer.byteLength(stringify(head)) > HEAD_BYTES_MAX) {
+/** A head's JSON. Refused is what the executor would have to answer by closing the sandbox. */
+export function checkedHead(head) {
+  const text = stringify(head);
+  if (text.length * STRING_BYTES_MAX > HEAD_BYTES_MAX && Buffer.byteLength(text) > HEAD_BYTES_MAX) {
     throw new Invalid("the response's headers are too large", TOO_LARGE);
   }
+  return text;
 }
 
 export function checkBody(body, bytesMax) {

@@ -6,10 +6,12 @@ import { Calls } from "./calls.mjs";
 import { factsOf } from "./context.mjs";
 import { applyEnvironment, clearEnvironment, findHandler } from "./loading.mjs";
 
-// Importing node:http alone takes 26 ms, for it brings all of fetch.
+// These cost a stem 4 MB and 15 ms. Importing node:http alone would take a function 26 ms: it
+// brings all of fetch.
 import "node:async_hooks";
 import "node:dns/promises";
 import "node:fs/promises";
+import "node:http";
 import "node:https";
 import "node:stream/promises";
 import "node:timers/promises";

@@ -2,7 +2,7 @@
 // Both write through an Outlet, which sends no more than the executor has given credit for.
 
 import { Writable } from "node:stream";
-import { Invalid, checkHead, encode, httpResponse } from "./http.mjs";
+import { Invalid, checkedHead, encode, httpResponse } from "./http.mjs";
 import { CHUNK } from "./wire.mjs";
 
 const CHUNK_BYTES_MAX = 64 * 1024;
@@ -42,7 +42,7 @@ export class Outlet {
   /** The response whose head this is; returns what it says its body begins with. */
   open(response) {
     const [head, body] = httpResponse(response);
-    checkHead(head);
+    checkedHead(head);
     this.head = head;
     return Buffer.from(body);
   }

@@ -87,10 +87,9 @@ export class Wire {
     if (kind === INIT) buffer.fill(0, start, end); // it brought secrets
   }
 
-  /** Send one frame. The body is a string or a buffer. */
-  send(kind, call, head, body = "") {
-    let text = head === undefined ? "" : stringify(head);
-    if (mostBytes(text) > HEAD_BYTES_MAX) text = fitting(head, text);
+  /** Send one frame. The head is an object, its JSON, or undefined; the body text or a buffer. */
+  send(kind, call, head = "", body = "") {
+    const text = typeof head === "string" ? head : fitting(head);
     const frame = mostBytes(text) + mostBytes(body) <= FRAME_BYTES - HEADER_BYTES
       ? this.frame
       : Buffer.allocUnsafeSlow(HEADER_BYTES + Buffer.byteLength(text) + Buffer.byteLength(body));
@@ -139,8 +138,9 @@ function mostBytes(body) {
 }
 
 /** The JSON of a head; when that is too large it is the head of an error, and is cut. */
-function fitting(head, text) {
-  if (Buffer.byteLength(text) <= HEAD_BYTES_MAX) return text;
+function fitting(head) {
+  const text = stringify(head);
+  if (mostBytes(text) <= HEAD_BYTES_MAX || Buffer.byteLength(text) <= HEAD_BYTES_MAX) return text;
   const trace = head.trace.slice(0, 40).map((line) => line.slice(0, 200));
   const found = head.found?.map((name) => name.slice(0, 100));
   return stringify({ ...head, message: `${head.message.slice(0, 2048)}…`, trace, found });

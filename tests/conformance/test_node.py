@@ -255,3 +255,23 @@ def test_garbage_does_not_fill_a_small_functions_memory(boot: Boot) -> None:
         "  }\n  return peak / 1e6;\n};\n",
     )
     assert sandbox.call(1).result < 160  # Node itself takes 50; unbounded 178 to 302
+
+
+def test_a_stem_has_loaded_what_functions_import(boot: Boot) -> None:
+    sandbox = ready(
+        boot,
+        "const loaded = new Set(process.moduleLoadList);\n"
+        "export const handler = (names) => names.filter((name) => !loaded.has(name));\n",
+    )
+    names = ["https", "http", "zlib", "crypto", "fs/promises", "internal/deps/undici/undici"]
+    assert sandbox.call([f"NativeModule {name}" for name in names]).result == []
+
+
+def test_what_a_stem_practises_leaves_no_trace(boot: Boot) -> None:
+    sandbox = ready(
+        boot,
+        "const env = { ...process.env };\nexport const handler = () =>"
+        " [Object.keys(globalThis).includes('awslambda'), process.env.AWS_LAMBDA_FUNCTION_NAME,"
+        " env.HEARTH_FD, env.INHERITED];\n",
+    )
+    assert sandbox.call(1).result == [True, "hello", None, None]
