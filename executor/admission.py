@@ -87,8 +87,7 @@ class Admission:
         self._waiting.setdefault(version.function_id, deque()).append(waiter)
         self._waiting_total += 1
         self._expiring.append(waiter)
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(PLACE_WAIT_S, self._expire)
+        self._set_timer(PLACE_WAIT_S)
         return waiter
 
     def give_up(self, waiter: Waiter) -> bool:
@@ -104,12 +103,19 @@ class Admission:
         if self.enter(version):
             return
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        waiter = self.wait(version, lambda error: _settle(place, error))
+
+        def told(error: HearthError | None) -> None:
+            if not place.done():
+                _settle(place, error)
+            elif error is None:  # cancelled, and admitted in the same tick
+                self.leave(version.function_id)
+
+        waiter = self.wait(version, told)
         try:
             await place
         except asyncio.CancelledError:
             if not self.give_up(waiter) and not place.cancelled() and not place.exception():
-                self.leave(version.function_id)  # admitted in the very tick of the cancellation
+                self.leave(version.function_id)  # admitted, and cancelled in the same tick
             raise
 
     async def close(self, wait_s: float) -> None:
@@ -152,14 +158,17 @@ class Admission:
         if not line:
             del self._waiting[waiter.version.function_id]
 
+    def _set_timer(self, delay_s: float) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._expire)
+
     def _expire(self) -> None:
         self._timer = None
         now = time.monotonic()
         while self._expiring:
             waiter = self._expiring[0]
             if waiter.told is not None and waiter.expires > now:
-                delay_s = waiter.expires - now
-                self._timer = asyncio.get_running_loop().call_later(delay_s, self._expire)
+                self._set_timer(waiter.expires - now)
                 return
             self._expiring.popleft()
             if waiter.told is not None:
@@ -180,8 +189,6 @@ class Admission:
 
 
 def _settle(place: asyncio.Future[None], error: HearthError | None) -> None:
-    if place.done():
-        return
     if error is None:
         place.set_result(None)
     else:
