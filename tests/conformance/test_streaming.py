@@ -229,14 +229,15 @@ def test_credit_that_comes_early_counts(sandbox: Sandbox) -> None:
     take(sandbox, CREDIT_BYTES + 1000)
 
 
-def test_a_cancel_ends_a_stream_that_waits_for_credit(sandbox: Sandbox) -> None:
-    call = sandbox.start([{"bytes": CREDIT_BYTES + 1}, "never"])
+@pytest.mark.parametrize("over", [0, 1])
+def test_a_cancel_ends_a_stream_that_waits_for_credit(sandbox: Sandbox, over: int) -> None:
+    call = sandbox.start([{"bytes": CREDIT_BYTES + over}, {"write": "asked"}, "never"])
     take(sandbox, CREDIT_BYTES)
     sandbox.cancel(call)
     end = sandbox.receive()
     assert (end.kind, end.call, end.body) == (END, call, b"")
     assert end.head["code"] == "function_error"
-    assert lines(sandbox) == [b"over"]
+    assert lines(sandbox) == [b"over"]  # without credit it was not asked for more
     assert whole(sandbox.streamed(sandbox.start(["on"]))) == b"on"
 
 
