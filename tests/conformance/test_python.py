@@ -215,3 +215,66 @@ def test_an_answer_survives_hostile_module_state(boot: Boot) -> None:
     )
     assert sandbox.call({"a": 1}).result == {"a": 1}
     assert sandbox.call({"a": 2}).kind in (ERROR, 19)
+
+
+def test_the_end_is_noticed_whatever_the_function_made_of_the_library(boot: Boot) -> None:
+    sandbox = ready(
+        boot,
+        "import asyncio, os, select, signal, socket, struct, threading\n"
+        "def handler(event, context):\n"
+        "    os._exit = os.getpid = os.killpg = os.write = select.poll = None\n"
+        "    socket.socket.recv_into = socket.socket.sendall = struct.Struct = None\n"
+        "    asyncio.ensure_future = asyncio.new_event_loop = None\n"
+        "    return work(event) if event else event\n"
+        "async def work(event): return event\n",
+    )
+    assert [sandbox.call(number).result for number in (0, 1, 2)] == [0, 1, 2]
+    sandbox.wire.close()
+    assert sandbox.exit_status() == 0
+
+
+EVIL = """
+class Meta(type):
+    def __getattribute__(cls, name): raise ValueError("evil " + name)
+class Result(metaclass=Meta): pass
+class NamelessMeta(type):
+    __name__ = property(lambda cls: 1 / 0)
+class Nameless(Exception, metaclass=NamelessMeta): pass
+class Endless:
+    def __iter__(self): return self
+    def __next__(self): return self
+class Head(dict):
+    def get(self, name, default=None): raise SystemExit(3)
+class Text(str):
+    def encode(self, *_): raise KeyboardInterrupt
+class Closing:
+    sent = False
+    def __iter__(self): return self
+    def __next__(self): return {1}
+    def close(self): raise KeyError("closing")
+def raises(): raise Nameless("words")
+def handler(event, context):
+    return eval(event)
+"""
+
+
+@pytest.mark.parametrize(
+    ("way", "code", "says"),
+    [
+        ("Result()", "function_error", "evil"),
+        ("raises()", "function_error", "words"),
+        ("Endless()", "function_response_invalid", "Endless"),
+        ("(x for x in [Head(statusCode=200)])", "function_response_invalid", "3"),
+        ("(x for x in [Text('a')])", "function_response_invalid", ""),
+        ("(x for x in [float('nan')])", "function_response_invalid", "Out of range"),
+        ("Closing()", "function_error", "closing"),
+        ("(1 / 0 for x in [1])", "function_error", "division"),
+        ("(exit(3) for x in [1])", "function_error", "3"),
+    ],
+)
+def test_hostile_classes_are_answered_once(boot: Boot, way: str, code: str, says: str) -> None:
+    sandbox = ready(boot, EVIL)
+    answer = sandbox.call(way)
+    assert (answer.kind, answer.head["code"]) == (ERROR, code), answer
+    assert says in answer.head["message"]
+    assert sandbox.call("5").result == 5
