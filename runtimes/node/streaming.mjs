@@ -110,7 +110,7 @@ export async function pump(call, iterator) {
     closing ??= close(iterator);
     outlet.close();
   };
-  await new Promise(soon);
+  await new Promise(soon); // not yet while reading, when no CANCEL could be seen
   for (let isFirst = true; !call.isCancelled; isFirst = false) {
     const step = await iterator.next();
     await new Promise(soon); // CANCEL may be there, or other calls whose turn it is

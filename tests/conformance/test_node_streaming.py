@@ -86,6 +86,20 @@ def test_no_chunk_is_larger_than_a_payload_may_be(boot: Boot) -> None:
     assert [len(frame.body) for frame in frames] == [1000, 1000, 500, 0]
 
 
+def test_a_generator_is_not_asked_while_the_credit_is_used_up(boot: Boot) -> None:
+    sandbox = ready(
+        boot,
+        f"export async function* handler() {{\n  yield 'x'.repeat({CREDIT_BYTES});\n"
+        "  console.log('asked');\n}\n",
+    )
+    call = sandbox.start(1)
+    for _ in range(CREDIT_BYTES // CHUNK_BYTES_MAX):
+        assert len(sandbox.receive().body) == CHUNK_BYTES_MAX
+    sandbox.cancel(call)
+    assert sandbox.receive().kind == END
+    assert sandbox.output(1) == b""
+
+
 @pytest.mark.parametrize(
     "result",
     [
