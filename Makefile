@@ -6,7 +6,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E)
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev images up down check test bench lock clean
+.PHONY: help setup setup-dev images up down check test soak bench lock clean
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,11 @@ check: setup-dev ## Format, lint, types and import contracts
 test: check ## make check, then every test on real containers
 	@$(SUDO) $(BIN)/python -m runtimes.images build
 	$(SUDO) $(BIN)/python -m pytest
+
+SECONDS ?= 600
+soak: setup-dev ## Everything at once for SECONDS (600); exits non-zero when anything is wrong
+	@$(SUDO) $(BIN)/python -m runtimes.images build
+	@$(SUDO) $(BIN)/python -m tests.soak --seconds $(SECONDS)
 
 bench: ## Measure against a floor taken in the same run; writes bench/latest.json
 	@$(PYTHON) infra/setup.py --bench
