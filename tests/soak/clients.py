@@ -8,7 +8,7 @@ import json
 import socket
 import struct
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
@@ -21,7 +21,6 @@ LEAVES_OF_100 = 4
 DAWDLES_OF_100 = 10  # streams that are read slowly
 SMALL_BUFFER_BYTES = 16 * 1024
 _RESET = struct.pack("ii", 1, 0)
-_WEIGHTS = [kind.weight for kind in KINDS]
 
 
 @dataclass(eq=False, slots=True)
@@ -37,11 +36,20 @@ class Scene:
 
 
 class Client:
-    """One of several dozens. What it asks depends on its seed alone."""
+    """One of several dozens. What it asks depends on its name alone."""
 
-    def __init__(self, scene: Scene, name: str) -> None:
+    def __init__(
+        self,
+        scene: Scene,
+        name: str,
+        kinds: Sequence[Kind] = KINDS,
+        leaves_of_100: int = LEAVES_OF_100,
+    ) -> None:
         self._scene = scene
         self._name = name
+        self._kinds = kinds
+        self._weights = [kind.weight for kind in kinds]
+        self._leaves_of_100 = leaves_of_100
         self._random = Random(name)
         self._count = 0
         self._wire: _Wire | None = None
@@ -57,11 +65,11 @@ class Client:
 
     async def _turn(self) -> None:
         random, scene = self._random, self._scene
-        kind = random.choices(KINDS, _WEIGHTS)[0]
+        kind = random.choices(self._kinds, self._weights)[0]
         self._count += 1
         asked = kind.ask(random, f"{self._name}-{self._count}")
         request = Request(kind, asked, scene.active[kind.name])
-        leaves = random.randrange(100) < LEAVES_OF_100
+        leaves = random.randrange(100) < self._leaves_of_100
         try:
             if self._wire is None:
                 self._wire = await _Wire.open(scene.host, scene.port)

@@ -131,6 +131,11 @@ class Kind:
     is_streaming: bool = False
 
     @property
+    def is_node(self) -> bool:
+        """Whether it is written for Node."""
+        return self.config.get("runtime") == "node"
+
+    @property
     def time_s(self) -> float:
         """After which a call may be told that it took too long."""
         grace_s = float(self.config.get("grace_s", 0))
@@ -166,11 +171,11 @@ KINDS = (
     Kind("streams-node", STREAM_NODE, {"keep_warm_s": 3, **NODE24}, weight=10, is_streaming=True),
     Kind("fresh", PYTHON, {"isolation": "request", "keep_warm_s": 3}, ("count", "raise", "lump"),
          70, 12),
-    Kind("crashes", PYTHON, {"keep_warm_s": 1}, ("crash",), 10, 4),
-    Kind("crashes-node", NODE, {"keep_warm_s": 1, **NODE24}, ("crash",), 10, 3),
+    Kind("crashes", PYTHON, {"keep_warm_s": 3}, ("crash",), 10, 4),
+    Kind("crashes-node", NODE, {"keep_warm_s": 3, **NODE24}, ("crash",), 10, 3),
     Kind("hangs", PYTHON, {"timeout_s": 1, "keep_warm_s": 1}, ("sleep",), 10, 3),
     Kind("raises", PYTHON, {"keep_warm_s": 0}, ("raise",), 50, 2),
-    Kind("eats", PYTHON, {"keep_warm_s": 1}, ("eat",), 10, 3),
+    Kind("eats", PYTHON, {"keep_warm_s": 3}, ("eat",), 10, 3),
     Kind("ticks", PYTHON, {"idle": "run", "keep_warm_s": 1}, ("tick",), 100, 5),
     Kind("warned", PYTHON, {"timeout_mode": "graceful", "timeout_s": 1.5, "grace_s": 1,
                             "keep_warm_s": 1}, ("wait", "sleep"), 15, 3),

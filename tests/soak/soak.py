@@ -34,7 +34,7 @@ PAUSE_S = 3.0  # the longest between two deploys
 # times that after ten minutes of a slow machine.
 GROWTH_MAX_MB = 40.0
 # Less memory than all functions together would take: seats are evicted all the time.
-BUDGET = {"HEARTH_MEMORY_BUDGET_MB": "3072", "HEARTH_DEFAULT_MEMORY_MB": "64"}
+BUDGET = {"HEARTH_MEMORY_BUDGET_MB": "6144", "HEARTH_DEFAULT_MEMORY_MB": "64"}
 
 
 @dataclass(eq=False, slots=True)
