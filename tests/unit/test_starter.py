@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,7 +15,7 @@ from core.model import Version
 from executor.call import LogSink
 from executor.sandbox import Sandbox, State
 from executor.starter import Starter
-from executor.stems import Stems
+from executor.stems import CalledOff, Stems
 from runtimes.registry import Runtime
 from tests.fixtures.sandboxes import Codes, Lines, version_of
 
@@ -46,6 +47,8 @@ class ScriptedDriver:
         self.bind_error: BaseException | None = None
         self.init_error: BaseException | None = None
         self.dies = False
+        self.asked: list[tuple[str, Sandbox]] = []
+        self.made: list[Sandbox] = []
         self.closed: list[Sandbox] = []
         self.bound: dict[Sandbox, str] = {}
         self.codes: Codes | None = None
@@ -66,6 +69,7 @@ class ScriptedDriver:
         if self.boot_error is not None:
             raise self.boot_error
         sandbox = Scripted(runtime, self.init_error)
+        self.made.append(sandbox)
         sandbox.dies = self.dies
         return sandbox
 
@@ -75,8 +79,23 @@ class ScriptedDriver:
             raise self.bind_error
         self.bound[sandbox] = code
 
+    def freeze(self, sandbox: Sandbox) -> bool:
+        self.asked.append(("freeze", sandbox))
+        return not self.dies
+
+    def thaw(self, sandbox: Sandbox) -> None:
+        self.asked.append(("thaw", sandbox))
+
+    def interrupt(self, sandbox: Sandbox) -> None:
+        self.asked.append(("interrupt", sandbox))
+
+    def retire(self, sandbox: Sandbox, grace_s: float) -> None:
+        self.asked.append((f"retire {grace_s:g}", sandbox))
+        self.close(sandbox)
+
     def close(self, sandbox: Sandbox) -> None:
         self.closed.append(sandbox)
+        asyncio.get_running_loop().call_soon(lambda: sandbox.on_gone(sandbox))
         if code := self.bound.pop(sandbox, ""):
             assert self.codes is not None
             self.codes.release(code)
@@ -93,8 +112,17 @@ def driver(codes: Codes) -> ScriptedDriver:
 
 
 @pytest.fixture
-def starter(driver: ScriptedDriver, codes: Codes, lines: Lines) -> Starter:
-    stems = Stems(driver, 0)
+async def stems(driver: ScriptedDriver) -> AsyncIterator[Stems]:
+    """Without a stock: every start boots."""
+    made = Stems(driver, 0, 0)
+    made.start([])
+    yield made
+    assert made._binding == {}, "a cold start was never settled"
+    await made.stop()
+
+
+@pytest.fixture
+def starter(driver: ScriptedDriver, stems: Stems, codes: Codes, lines: Lines) -> Starter:
     return Starter(driver=driver, stems=stems, code=codes, logs=lines, payload_bytes_max=1000)
 
 
@@ -133,9 +161,9 @@ async def test_a_start_that_fails_anywhere_leaves_nothing_and_says_why(
     assert len(driver.closed) == (0 if where == "boot_error" else 1)
 
 
-@pytest.mark.parametrize("steps", range(8))
+@pytest.mark.parametrize("steps", range(12))
 async def test_a_start_cancelled_at_any_await_leaves_nothing(
-    steps: int, starter: Starter, codes: Codes, driver: ScriptedDriver
+    steps: int, starter: Starter, codes: Codes, driver: ScriptedDriver, stems: Stems
 ) -> None:
     task = asyncio.create_task(starter.start(version_of("/code")))
     for _ in range(steps):
@@ -143,10 +171,12 @@ async def test_a_start_cancelled_at_any_await_leaves_nothing(
     if task.cancel():
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert len(driver.closed) <= 1
     else:
         starter.close(await task)
+    await stems.stop()
     assert not codes.held
+    in_stock = [stem for shelf in stems._shelves.values() for stem in shelf.stock]
+    assert len(driver.closed) + len(in_stock) == len(driver.made)
 
 
 async def test_a_sandbox_that_ends_as_it_is_ready_is_not_given_out(
@@ -168,7 +198,7 @@ async def test_an_unknown_runtime_is_refused_before_code_is_fetched(
 
 
 async def test_code_that_cannot_be_had_is_told(
-    driver: ScriptedDriver, lines: Lines, codes: Codes
+    driver: ScriptedDriver, stems: Stems, lines: Lines, codes: Codes
 ) -> None:
     class Away(Codes):
         async def tree(self, version: Version) -> str:
@@ -176,10 +206,56 @@ async def test_code_that_cannot_be_had_is_told(
 
     starter = Starter(
         driver=driver,
-        stems=Stems(driver, 0),
+        stems=stems,
         code=Away(codes._root),
         logs=lines,
         payload_bytes_max=1000,
     )
     with pytest.raises(PartAway):
         await starter.start(version_of())
+
+
+async def test_a_start_called_off_leaves_nothing(
+    starter: Starter, codes: Codes, driver: ScriptedDriver, stems: Stems
+) -> None:
+    version = version_of("/code")
+    task = asyncio.create_task(starter.start(version))
+    while not stems._shelves or not next(iter(stems._shelves.values())).waiting:
+        await asyncio.sleep(0)
+    starter.call_off(version)
+    with pytest.raises(CalledOff):
+        await task
+    assert not codes.held
+    assert driver.closed == []
+
+
+async def test_a_start_that_has_cost_something_is_not_called_off(
+    starter: Starter, codes: Codes, driver: ScriptedDriver
+) -> None:
+    version = version_of("/code")
+    task = asyncio.create_task(starter.start(version))
+    while not driver.bound:
+        await asyncio.sleep(0)
+    starter.call_off(version)
+    starter.close(await task)
+    assert not codes.held
+
+
+async def test_what_is_told_a_sandbox_goes_to_its_driver(
+    starter: Starter, driver: ScriptedDriver
+) -> None:
+    sandbox = await starter.start(version_of("/code"))
+    assert starter.freeze(sandbox)
+    driver.dies = True
+    assert not starter.freeze(sandbox)
+    starter.thaw(sandbox)
+    sandbox.interrupt()
+    starter.retire(sandbox, 2.5)
+    asked = ["freeze", "freeze", "thaw", "interrupt", "retire 2.5"]
+    assert driver.asked == [(what, sandbox) for what in asked]
+
+
+async def test_a_start_tells_how_long_it_took(starter: Starter) -> None:
+    sandbox = await starter.start(version_of("/code"))
+    assert sandbox.timing.boot_ms > 0
+    starter.close(sandbox)
