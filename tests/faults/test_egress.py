@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Iterable, Iterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -46,12 +47,22 @@ def connect(address, port):
 def greet(listener):
     while True:
         listener.accept()[0].sendall(b"hello")
+ear = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+def heard():
+    ear.setblocking(False)
+    try:
+        return ear.recv(100).decode()
+    except BlockingIOError:
+        return None
 def handler(event, context):
+    if "heard" in event:
+        return heard()
     if "connect" in event:
         return {address: connect(address, event["port"]) for address in event["connect"]}
     if "listen" in event:
         listener = socket.create_server(("0.0.0.0", event["listen"]))
         threading.Thread(target=greet, args=(listener,), daemon=True).start()
+        ear.bind(("0.0.0.0", event["listen"]))
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.connect(("44.55.66.77", 9))
             return probe.getsockname()[0]
@@ -201,6 +212,8 @@ async def test_without_walls_all_of_these_would_answer(
     assert set((await reached(sandbox, internet, wanted)).values()) == {"hello"}
     assert internet.callers != []
     assert await answers(theirs, internet.port)
+    shout(theirs, internet.port)
+    assert await told(neighbour, heard=True) == "hello"
 
 
 async def test_neighbours_do_not_reach_each_other_and_the_host_reaches_none(
@@ -210,6 +223,8 @@ async def test_neighbours_do_not_reach_each_other_and_the_host_reaches_none(
     theirs = await told(other, listen=internet.port)
     assert (await reached(one, internet, [theirs]))[theirs] == "ECONNREFUSED"
     assert not await answers(theirs, internet.port)
+    shout(theirs, internet.port)
+    assert await told(other, heard=True) is None
     assert (await reached(other, internet, ["127.0.0.1"])) == {"127.0.0.1": "hello"}
 
 
@@ -222,6 +237,12 @@ async def test_a_neighbour_without_walls_of_its_own_is_kept_out_too(
     monkeypatch.setattr(netns, "wall", lambda pid, rules: None)
     stranger = await with_network(driver, bench)
     assert (await reached(stranger, internet, [theirs]))[theirs] != "hello"
+
+
+def shout(address: str, port: int) -> None:
+    """A datagram needs no answer to be heard."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mouth:
+        mouth.sendto(b"hello", (address, port))
 
 
 async def answers(address: str, port: int) -> bool:
