@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from core import destinations
+
 LOG_LEVELS = ("debug", "info", "warning", "error")
 UID_END = 2**32 - 2  # the last ids of 32 bits mean "nobody" and "no change"
 
@@ -100,6 +102,12 @@ class Settings:
     uid_base: int = _about(200_001, "First user and group id given to sandboxes", low=1000)
     uid_count: int = _about(10_000, "How many ids may be used from HEARTH_UID_BASE on", low=16)
     code_cache_mb: int = _about(10_240, "Unpacked code kept on this node", low=64)
+    egress_allow: tuple[str, ...] = _about(
+        (),
+        "What functions with `network: egress` may reach besides the public internet, even if it is"
+        " private or the host's own: addresses or networks, each with or without :port, "
+        "comma-separated",
+    )
     drain_s: float = _about(30.0, "How long a stop waits for running invocations", low=0, high=3600)
 
     # Builds
@@ -166,6 +174,12 @@ class Settings:
             raise SettingsInvalid(f"HEARTH_LOG_LEVEL takes one of {', '.join(LOG_LEVELS)}")
         if self.uid_base + self.uid_count > UID_END:
             raise SettingsInvalid(f"HEARTH_UID_BASE + HEARTH_UID_COUNT may be up to {UID_END}")
+        for text in self.egress_allow:
+            try:
+                destinations.parse(text)
+            except ValueError as error:
+                says = f"HEARTH_EGRESS_ALLOW takes {destinations.TAKES}, not {text!r}: {error}"
+                raise SettingsInvalid(says) from None
 
     @property
     def host(self) -> str:

@@ -1,9 +1,9 @@
 """What a container with a network may reach: named endpoints and the public internet. Decides only.
 
 Never the host (by any of its addresses), loopback, link-local, private or otherwise special
-addresses, which is where neighbours, routers and cloud metadata live. The rules go into the
-container's own network namespace, which it has no right to change; nothing of the host's own
-firewall is touched. executor/netns.py applies them.
+addresses, which is where neighbours, routers and cloud metadata live. Nobody reaches the container:
+only answers come in. The rules go into the container's own network namespace, which it has no right
+to change; nothing of the host's own firewall is touched. executor/netns.py applies them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_network
+
+from core.destinations import Destination
 
 Address = IPv4Address | IPv6Address
 
@@ -61,12 +63,20 @@ class Rules:
 
 
 def rules(
-    *, allowed: Iterable[Endpoint], resolvers: Iterable[Address], host: Iterable[Address]
+    *,
+    resolvers: Iterable[Address],
+    host: Iterable[Address],
+    allowed: Iterable[Endpoint] = (),
+    destinations: Iterable[Destination] = (),
 ) -> Rules:
     """The rules for one namespace. First match wins: resolvers, allowed, refused, the rest.
 
-    An allowed endpoint is open even at an address of the host; that is what allowing it means."""
-    opened = sorted(set(allowed), key=_order)
+    What is allowed is open even at an address of the host; that is what allowing it means. An
+    endpoint is allowed for TCP, a destination for everything."""
+    opened = [
+        *(_open(endpoint) for endpoint in sorted(set(allowed), key=_order)),
+        *(line for each in sorted(set(destinations), key=str) for line in _open_wide(each)),
+    ]
     asked = sorted(set(resolvers), key=str)
     own = sorted(set(host), key=str)
     return Rules(
@@ -88,21 +98,23 @@ def _order(endpoint: Endpoint) -> tuple[str, int]:
 
 def _table(
     family: int,
-    opened: Sequence[Endpoint],
+    opened: Sequence[tuple[int, str]],
     resolvers: Sequence[Address],
     own: Sequence[Address],
     *,
     refused: Sequence[str],
 ) -> str:
-    lines = ["*filter", ":INPUT ACCEPT [0:0]", ":FORWARD DROP [0:0]", ":OUTPUT DROP [0:0]"]
-    lines.append("-A OUTPUT -o lo -j ACCEPT")  # the container's own loopback
+    lines = ["*filter", ":INPUT DROP [0:0]", ":FORWARD DROP [0:0]", ":OUTPUT DROP [0:0]"]
+    # The container's own loopback, and answers to what was let out.
+    lines += ["-A INPUT -i lo -j ACCEPT", "-A OUTPUT -o lo -j ACCEPT"]
+    lines.append("-A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT")
     if family == 6:
         lines += _neighbour_discovery()
     for address in resolvers:
         if address.version == family:
             for protocol in ("udp", "tcp"):
                 lines.append(f"-A OUTPUT -d {address} -p {protocol} --dport {DNS_PORT} -j ACCEPT")
-    lines += [_open(endpoint) for endpoint in opened if endpoint.address.version == family]
+    lines += [line for version, line in opened if version == family]
     lines += [f"-A OUTPUT -d {a} -j REJECT" for a in own if a.version == family]
     lines += [f"-A OUTPUT -d {net} -j REJECT" for net in refused]
     public = "" if family == 4 else f" -d {PUBLIC_V6}"
@@ -110,11 +122,23 @@ def _table(
     return "\n".join([*lines, "COMMIT", ""])
 
 
-def _open(endpoint: Endpoint) -> str:
+def _open(endpoint: Endpoint) -> tuple[int, str]:
     port = "" if endpoint.port is None else f" --dport {endpoint.port}"
-    return f"-A OUTPUT -d {endpoint.address} -p tcp{port} -j ACCEPT"
+    return endpoint.address.version, f"-A OUTPUT -d {endpoint.address} -p tcp{port} -j ACCEPT"
+
+
+def _open_wide(wanted: Destination) -> Iterator[tuple[int, str]]:
+    to = f"-A OUTPUT -d {wanted.net}"
+    if wanted.port is None:
+        yield wanted.net.version, f"{to} -j ACCEPT"
+    else:
+        for protocol in ("tcp", "udp"):
+            line = f"{to} -p {protocol} --dport {wanted.port} -j ACCEPT"
+            yield wanted.net.version, line
 
 
 def _neighbour_discovery() -> Iterator[str]:
     for kind in ("router-solicitation", "neighbour-solicitation", "neighbour-advertisement"):
         yield f"-A OUTPUT -p icmpv6 --icmpv6-type {kind} -j ACCEPT"
+    for kind in ("router-advertisement", "neighbour-solicitation", "neighbour-advertisement"):
+        yield f"-A INPUT -p icmpv6 --icmpv6-type {kind} -j ACCEPT"

@@ -38,9 +38,11 @@ def host_addresses() -> frozenset[Address]:
 
 
 def resolvers() -> tuple[Address, ...]:
-    """Name servers that a container can reach: the host's, without those on its loopback."""
+    """Name servers that a container can reach: the host's, without those on its loopback, and
+    those of IPv6 that only one of its links knows. One of version 4 may well be link-local: a
+    cloud's is."""
     for conf in _RESOLV_CONFS:
-        found = tuple(a for a in _nameservers(conf) if not a.is_loopback)
+        found = tuple(a for a in _nameservers(conf) if not (a.is_loopback or _needs_zone(a)))
         if found:
             return found
     return ()
@@ -83,6 +85,10 @@ def _restore(namespace: str, program: str, text: str) -> None:
         raise SandboxBroken(f"a container's network could not be walled: {error}") from error
     if done.returncode:
         raise SandboxBroken(f"{program}: {done.stderr.strip() or done.returncode}")
+
+
+def _needs_zone(address: Address) -> bool:
+    return address.version == 6 and address.is_link_local
 
 
 def _nameservers(conf: Path) -> Iterator[Address]:

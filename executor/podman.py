@@ -24,6 +24,7 @@ from core.settings import Settings
 from executor import cgroup, cleanup, handshake, mounts
 from executor.cgroup import Limits, SandboxCgroup
 from executor.container import container_name, sandbox_spec
+from executor.egress import Egress
 from executor.parts import Parts
 from executor.patience import ended, to_the_end
 from executor.podman_api import PodmanApi
@@ -49,6 +50,7 @@ class PodmanDriver:
         self._tag = cleanup.node_tag(settings.run_dir)
         self._sandboxes_dir = settings.run_dir / cleanup.SANDBOXES
         self._hosts = self._sandboxes_dir / "hosts"
+        self._egress = Egress(settings, self._sandboxes_dir)
         self._codes = mounts.CodeMounts(settings.run_dir / cleanup.CODE)
         self._parts: dict[str, Parts] = {}
         self._uids_used: set[int] = set()
@@ -140,6 +142,7 @@ class PodmanDriver:
             folder.mkdir()
             folder.chmod(0o755)  # whatever the umask: the sandbox's uid looks into the last two
         parts.group()
+        egress = None if sandbox.network == "none" else self._egress
         spec = sandbox_spec(
             runtime=sandbox.runtime,
             sandbox_id=sandbox.id,
@@ -149,10 +152,11 @@ class PodmanDriver:
             folder=sandbox.folder,
             hosts=self._hosts,
             nofile=self._nofile,
+            bridge=egress.bridge if egress else None,
         )
         listener = handshake.listen(socket_dir)
         try:
-            parts.making = asyncio.ensure_future(self._podman.run(spec))
+            parts.making = asyncio.ensure_future(self._podman.run(spec, egress))
             await _carried(parts.making)
         except BaseException:
             listener.close()

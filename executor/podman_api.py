@@ -18,6 +18,7 @@ from podman.errors import PodmanError
 
 from core.errors import HearthError, PartAway, SandboxBroken
 from core.limits import BOOTS_AT_ONCE_MAX
+from executor.egress import Egress
 from executor.patience import to_the_end
 
 _ANSWER_S = 60.0
@@ -49,10 +50,14 @@ class PodmanApi:
         self._local = threading.local()
         self._clients: set[PodmanClient] = set()
 
-    async def run(self, spec: dict[str, Any]) -> None:
-        """Create and start a container. SandboxBroken, PartAway. When cancelled it first waits
-        for what cannot be stopped: what is made must be there before it is removed."""
-        await self._in_thread(self._boots, self._run, spec)
+    async def run(self, spec: dict[str, Any], egress: Egress | None = None) -> None:
+        """Create and start a container, behind walls when it has a network. SandboxBroken,
+        PartAway. When cancelled it first waits for what cannot be stopped: what is made must be
+        there before it is removed."""
+        if egress is None:
+            await self._in_thread(self._boots, self._run, spec)
+        else:
+            await self._in_thread(self._boots, self._run_walled, spec, egress)
 
     async def remove(self, name: str) -> None:
         """Kill and remove a container, if there is one. SandboxBroken, PartAway."""
@@ -75,6 +80,14 @@ class PodmanApi:
         # In one go: when many boot at once, the first is ready before the last is created.
         made = self._ask("post", "/containers/create", spec)
         self._ask("post", f"/containers/{made['Id']}/start")
+
+    def _run_walled(self, spec: dict[str, Any], egress: Egress) -> None:
+        egress.prepare(self._ask)
+        made = self._ask("post", "/containers/create", spec)
+        container = f"/containers/{made['Id']}"
+        self._ask("post", f"{container}/init")  # namespaces, and a process that waits
+        egress.wall(self._ask("get", f"{container}/json")["State"]["Pid"])
+        self._ask("post", f"{container}/start")
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         client = self._client()

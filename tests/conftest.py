@@ -8,5 +8,6 @@ pytest_plugins = [
     "tests.fixtures.sandboxes",
     "tests.fixtures.fake_starter",
     "tests.fixtures.scene",
+    "tests.fixtures.internet",
     "tests.fixtures.platform",
 ]

@@ -8,24 +8,22 @@ import asyncio
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from core.settings import Settings
-from executor import cgroup, cleanup, mounts
+from executor import cleanup, mounts
 from executor.executor import Executor
 from executor.podman import PodmanDriver
+from tests.fixtures.life import Life, living
 from tests.fixtures.nodes import PATIENCE_S, Bench
 from tests.fixtures.podman_service import PodmanService
 from tests.fixtures.sandboxes import ECHO, PYTHON, Codes, Lines, event
 
 pytestmark = pytest.mark.podman
 
-ROOT = Path(__file__).resolve().parents[2]
 SANDBOXES = 3
 
 # A node in a process of its own, with sandboxes idle, busy and in the making.
@@ -59,67 +57,9 @@ with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
 IMPATIENT_GUARD = "from executor import guard; guard._DYING_S = 0.5; guard.main()"
 
 
-class Life:
-    """A node and its guard as processes, tied by a pipe as `hearth up` ties them."""
-
-    def __init__(self, service: PodmanService, folder: Path) -> None:
-        self.settings = service.settings(stems=0)
-        self._env = {
-            **service.env,
-            "HEARTH_DATA_DIR": str(self.settings.data_dir),
-            "HEARTH_RUN_DIR": str(self.settings.run_dir),
-            "HEARTH_UID_BASE": str(self.settings.uid_base),
-            "HEARTH_STEMS": "0",
-        }
-        self._folder = folder
-        self.guard: subprocess.Popen[bytes] | None = None
-        self.node: subprocess.Popen[bytes] | None = None
-
-    def start(self, guard: tuple[str, ...] = ("-m", "executor.guard")) -> None:
-        read, write = os.pipe()
-        self.guard = self._popen(*guard, stdin=read)
-        os.close(read)
-        self.node = self._popen("-c", NODE, str(self._folder), stdin=subprocess.DEVNULL, keep=write)
-        os.close(write)
-        assert self.node.stdout is not None
-        assert self.node.stdout.readline() == b"ready\n"
-
-    def _popen(self, *arguments: str, stdin: int, keep: int = -1) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [sys.executable, *arguments],
-            env=self._env,
-            cwd=ROOT,
-            stdin=stdin,
-            stdout=subprocess.PIPE,
-            pass_fds=(keep,) if keep >= 0 else (),
-        )
-
-    def kill(self, process: subprocess.Popen[bytes] | None) -> None:
-        assert process is not None
-        process.kill()
-        process.wait(PATIENCE_S)
-
-    def freeze(self) -> int:
-        """Every sandbox of the node, as idle ones are: SIGKILL and hang-ups wait for the thaw."""
-        frozen = 0
-        for tree in cgroup.trees(cleanup.group_of(self.settings.run_dir)):
-            for file in (*tree.glob("*/freezer.state"), *tree.glob("*/cgroup.freeze")):
-                file.write_text("FROZEN" if file.name == "freezer.state" else "1")
-                frozen += 1
-        return frozen
-
-    def close(self) -> None:
-        for process in (self.node, self.guard):
-            if process is not None:
-                process.kill()
-                process.wait(PATIENCE_S)
-                assert process.stdout is not None
-                process.stdout.close()
-
-
 @pytest.fixture
 def life(podman: PodmanService, tmp_path: Path) -> Iterator[Life]:
-    made = Life(podman, tmp_path / "node-code")
+    made = Life(podman, tmp_path / "node-code", NODE)
     yield made
     made.close()
 
@@ -133,10 +73,6 @@ def frozen(process: subprocess.Popen[bytes] | None) -> Iterator[None]:
         yield
     finally:
         process.send_signal(signal.SIGCONT)
-
-
-def living(settings: Settings) -> int:
-    return len(set(cgroup.processes(cleanup.group_of(settings.run_dir))))
 
 
 def test_the_guard_clears_what_a_killed_node_left(life: Life, podman: PodmanService) -> None:

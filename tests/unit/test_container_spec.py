@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from executor.container import sandbox_spec
+from executor.container import Bridge, sandbox_spec
 from runtimes.registry import RUNTIMES
 from tests.fixtures.sandboxes import PYTHON
 
@@ -36,7 +36,9 @@ MOUNTS = [
 ]
 
 
-def spec(nofile: int = 1_000_000, runtime: str = PYTHON.name) -> dict[str, Any]:
+def spec(
+    nofile: int = 1_000_000, runtime: str = PYTHON.name, bridge: Bridge | None = None
+) -> dict[str, Any]:
     return sandbox_spec(
         runtime=RUNTIMES[runtime],
         sandbox_id="0a1b",
@@ -46,6 +48,7 @@ def spec(nofile: int = 1_000_000, runtime: str = PYTHON.name) -> dict[str, Any]:
         folder=Path("/run/hearth/x/sandboxes/0a1b"),
         hosts=Path("/run/hearth/x/sandboxes/hosts"),
         nofile=nofile,
+        bridge=bridge,
     )
 
 
@@ -90,3 +93,19 @@ def test_a_callers_lower_limit_of_descriptors_is_never_raised() -> None:
 def test_every_runtime_has_its_own_image_and_command() -> None:
     made = [spec(runtime=name) for name in RUNTIMES]
     assert len({tuple(s["command"]) for s in made}) == len({s["image"] for s in made}) == len(made)
+
+
+def test_a_network_changes_this_and_nothing_else() -> None:
+    made = spec(bridge=Bridge("hearth-egress", Path("/run/hearth/x/sandboxes/resolv.conf")))
+    resolv_conf = {
+        "type": "bind",
+        "source": "/run/hearth/x/sandboxes/resolv.conf",
+        "destination": "/etc/resolv.conf",
+        "options": ["bind", "ro", "nosuid", "nodev", "noexec"],
+    }
+    assert made == {
+        **spec(),
+        "netns": {"nsmode": "bridge"},
+        "networks": {"hearth-egress": {}},
+        "mounts": [*MOUNTS[:3], resolv_conf, MOUNTS[3]],
+    }

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.destinations import parse
 from executor.firewall import Address, Endpoint, is_public, rules
 
 RESOLVER = IPv4Address("10.0.0.53")
@@ -104,11 +105,41 @@ def test_each_table_is_closed_where_no_rule_matches() -> None:
         lines = text.splitlines()
         assert lines[:4] == [
             "*filter",
-            ":INPUT ACCEPT [0:0]",
+            ":INPUT DROP [0:0]",
             ":FORWARD DROP [0:0]",
             ":OUTPUT DROP [0:0]",
         ]
         assert lines[-2:] == ["-A OUTPUT -j REJECT", "COMMIT"]
+
+
+def test_what_operators_allow_is_open_for_everything_or_one_port() -> None:
+    texts = ("10.7.0.0/16", "192.0.2.2:5432", "fd00::/64", "[fd01::5]:443", "8.8.4.4")
+    text = rules(resolvers=[], host=[OWN], destinations=[parse(text) for text in texts])
+    for address, port, protocol, expected in (
+        ("10.7.3.4", 1, "udp", True),
+        ("10.8.0.1", 1, "tcp", False),
+        ("192.0.2.2", 5432, "tcp", True),
+        ("192.0.2.2", 5432, "udp", True),
+        ("192.0.2.2", 5433, "tcp", False),
+        ("fd00::9", 80, "tcp", True),
+        ("fd01::5", 443, "tcp", True),
+        ("fd01::5", 80, "tcp", False),
+        ("8.8.4.4", 80, "tcp", True),  # the host's own, and named
+    ):
+        found = ip_address(address)
+        table = text.v4 if found.version == 4 else text.v6
+        assert lets(table, found, port, protocol) is expected, (address, port, protocol)
+
+
+def test_nothing_comes_in_but_answers() -> None:
+    for text, more in ((WALLS.v4, 0), (WALLS.v6, 3)):
+        let_in = [line for line in text.splitlines() if line.startswith("-A INPUT")]
+        assert let_in[:2] == [
+            "-A INPUT -i lo -j ACCEPT",
+            "-A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT",
+        ]
+        assert len(let_in) == 2 + more
+        assert all("icmpv6" in line for line in let_in[2:])  # how neighbours find each other
 
 
 def test_the_same_facts_in_another_order_are_the_same_rules() -> None:

@@ -43,6 +43,7 @@ def _another(name: str, default: object) -> str:
     special = {
         "address": "[::1]:9000",
         "durability": "relaxed",
+        "egress_allow": "10.0.0.1",
         "log_level": "debug",
         "data_dir": "/srv/hearth",
     }
