@@ -273,13 +273,16 @@ class _Lingers:
     def __init__(self, transport: asyncio.Transport, connection: Connection) -> None:
         self.write = transport.write
         self.abort = transport.abort
-        self.is_closing = transport.is_closing
         self.get_extra_info = transport.get_extra_info
         self.pause_reading = transport.pause_reading
         self.resume_reading = transport.resume_reading
         self.set_protocol = transport.set_protocol
         self._transport = transport
         self._connection = connection
+
+    def is_closing(self) -> bool:
+        """Whether nothing more is written."""
+        return self._connection.lingering or self._transport.is_closing()
 
     def close(self) -> None:
         """Close now if the request was read entirely, else after the client had time to notice."""

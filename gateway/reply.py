@@ -10,7 +10,7 @@ from executor.call import Failure, Outcome, Usage
 from gateway.errors import error_body, error_headers, status_of
 from gateway.head import Head
 from gateway.headers import for_client, has_much_body, request_id
-from gateway.response import Answer, Framing
+from gateway.response import Answer, Framing, Opening
 from gateway.view import Target
 
 _BODYLESS = frozenset({204, 304})
@@ -49,14 +49,17 @@ class Reply:
             length, body = length if body else "", b""
         return Answer(outcome.status, for_client(outcome.headers) + length + facts, body)
 
-    def opening(self, outcome: Outcome) -> tuple[Answer, Framing]:
-        """The head of a response that is being made, and how its body is framed."""
+    def opening(self, outcome: Outcome) -> Opening:
+        """The head of a response that is being made."""
         lines = for_client(outcome.headers) + self._facts() + _measured(outcome)
+        framing = Framing.CHUNKED
         if self._head.method == "HEAD" or outcome.status in _BODYLESS:
-            return Answer(outcome.status, lines), Framing.NONE
-        if self._head.version == "1.0":
-            return Answer(outcome.status, lines, closes=True), Framing.RAW
-        return Answer(outcome.status, f"{lines}transfer-encoding: chunked\r\n"), Framing.CHUNKED
+            framing = Framing.NONE
+        elif self._head.version == "1.0":
+            framing = Framing.RAW
+        else:
+            lines += "transfer-encoding: chunked\r\n"
+        return Opening(Answer(outcome.status, lines), framing, self.id)
 
     def refusal(self, error: HearthError, facts: str | None = None) -> Answer:
         """An error, whoever must act on it."""
