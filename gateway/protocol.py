@@ -65,9 +65,9 @@ class Connection(HttpToolsProtocol):
         self.heard_at = self.now()
         if self.lingering:
             return
-        kept, self.kept = self.kept, None
         is_fresh = self.between
-        if kept is not None and is_fresh and kept.begins(data):
+        kept, self.kept = self.kept, None
+        if kept is not None and kept.begins(data):  # then the parser stands between two requests
             if self._serve(kept.head, data[len(kept.raw) :]):
                 self.kept = kept
                 return
@@ -159,7 +159,11 @@ class Connection(HttpToolsProtocol):
         self.refuse(self.refusal or RequestInvalid("not an HTTP request"))
 
     def refuse(self, error: CallerError) -> None:
-        """Answer instead of the application, and close."""
+        """Answer instead of the application, unless it is in the middle of that, and close."""
+        cycle = self.running[0] if self.running is not None else None
+        if cycle is not None and cycle.response_started and not cycle.response_complete:
+            self.transport.close()
+            return
         status, request_id = status_of(error), new_id()
         facts = {"code": error.code, "message": error.message, "request_id": request_id}
         body = json.dumps({"error": facts}).encode()
@@ -182,6 +186,7 @@ class Connection(HttpToolsProtocol):
         if self.running is None:
             return
         (cycle, task), self.running = self.running, None
+        cycle.disconnected = True  # uvicorn has told the last of the pipeline alone
         scope = cast("dict[str, Any]", cycle.scope)
         if not cycle.response_complete and scope.get(WAITING):
             scope[GONE] = True

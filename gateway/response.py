@@ -92,7 +92,9 @@ async def deliver(cycle: RequestResponseCycle, answer: Answer) -> None:
     """Write a whole response when the client takes it. Nothing if it has left."""
     if cycle.flow.write_paused:
         await cycle.flow.drain()
-    if not (cycle.disconnected or cycle.transport.is_closing()):
+    if cycle.transport.is_closing():
+        cycle.disconnected = True  # uvicorn will hear of it in a moment
+    if not cycle.disconnected:
         cycle.waiting_for_100_continue = False
         write_whole(cycle, answer)
 
@@ -114,19 +116,19 @@ def write_whole(cycle: Cycle, answer: Answer) -> None:
 async def pour(cycle: Cycle, opening: Opening, stream: Stream) -> None:
     """Write a response while it is made: each piece leaves as it comes, and the next is not asked
     for before the client has room for it. One that breaks off ends the connection without its end,
-    so that the client can tell. Whatever happens, the stream is closed."""
+    so that the client can tell. Whatever happens, the stream is closed. ClientGone."""
     framing = opening.framing
     try:
         if cycle.flow.write_paused:
             await cycle.flow.drain()
         cycle.response_started = True
-        cycle.transport.write(_head(cycle, opening.answer))
+        _put(cycle, _head(cycle, opening.answer))
         while framing is not Framing.NONE and (piece := await stream.read()):
             is_raw = framing is Framing.RAW
-            cycle.transport.write(piece if is_raw else b"%x\r\n%b\r\n" % (len(piece), piece))
+            _put(cycle, piece if is_raw else b"%x\r\n%b\r\n" % (len(piece), piece))
             await cycle.flow.drain()
         if framing is Framing.CHUNKED:
-            cycle.transport.write(b"0\r\n\r\n")
+            _put(cycle, b"0\r\n\r\n")
         _complete(cycle)
     except HearthError as error:
         told = (opening.request_id, error.code, error.message)
@@ -151,6 +153,12 @@ def leaving(scope: MutableMapping[str, Any]) -> Iterator[None]:
         scope[WAITING] = False
 
 
+def _put(cycle: Cycle, data: bytes) -> None:
+    if cycle.transport.is_closing():
+        raise ClientGone
+    cycle.transport.write(data)
+
+
 def _head(cycle: Cycle, answer: Answer) -> bytes:
     """Everything in front of the body."""
     date = b"".join([b"%b: %b\r\n" % header for header in cycle.default_headers])
@@ -168,7 +176,7 @@ def _complete(cycle: Cycle) -> None:
 
 
 def _break_off(cycle: Cycle, framing: Framing) -> None:
-    cycle.response_complete = True  # as far as it ever will be
+    cycle.response_started = cycle.response_complete = True  # as far as it ever will be
     if framing is Framing.RAW:  # only a reset tells: an orderly end would mean that this was all
         sock = cycle.transport.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)

@@ -103,7 +103,8 @@ def test_however_bytes_are_cut_the_same_calls_are_made_in_order(
 ) -> None:
     rolled = random.Random(seed)
     whole = b"".join(asked)
-    bounds = {sum(map(len, asked[:at])) for at in range(len(asked))} if cuts < 30 else {0}
+    starts = [sum(map(len, asked[:at])) for at in range(1, len(asked))]
+    bounds = {0, *(start for start in starts if rolled.random() < 0.7)}
     bounds |= {rolled.randrange(len(whole)) for _ in range(cuts)}
     at = [*sorted(bounds), len(whole)]
     chunks = [whole[a:b] for a, b in itertools.pairwise(at)]
@@ -116,6 +117,15 @@ def test_however_bytes_are_cut_the_same_calls_are_made_in_order(
     for body in bodies:  # the answers come in the same order
         before, found, written = written.partition(b"<%b>" % body)
         assert found, before
+
+
+def test_a_kept_head_is_told_from_its_like_with_more_or_less_behind_it() -> None:
+    one = request(EVENT, b"1")
+    for chunks in ([one, one + one], [one, one[:-1], b"1"], [one, one, one[:50], one[50:] + one]):
+        count = sum(map(len, chunks)) // len(one)
+        runs, _ = asyncio.run(served(chunks, count, waits=[True] * len(chunks)))
+        assert [begun.call.body for begun in runs.begun] == [b"1"] * count
+        assert runs.begun[0].in_lane
 
 
 def test_the_lane_is_among_what_is_tried() -> None:

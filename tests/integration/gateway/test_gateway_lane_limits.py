@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 
 import pytest
@@ -158,6 +159,23 @@ async def test_a_client_that_leaves_changes_nothing_for_the_call(hot: Hot) -> No
             begun = await hot.runs.next(len(hot.runs.begun) + 1)
         await until(lambda: hot.connections == [])
         begun.end(end)
+
+
+@pytest.mark.parametrize("is_warm", [True, False], ids=["lane", "asgi"])
+async def test_an_answer_to_a_connection_that_is_closing_is_no_error(
+    hot: Hot, is_warm: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    hot.runs.is_warm = is_warm
+    async with hot.client() as client:
+        client.send(request(EVENT))
+        client.send(request(EVENT))
+        begun = await hot.runs.next()
+        (connection,) = hot.connections
+        begun.end(outcome())
+        connection.transport.abort()
+        await until(lambda: hot.connections == [])
+        await until(lambda: not hot.server.server_state.tasks)
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 async def test_a_fault_of_ours_does_not_leave_the_client_waiting(hot: Hot) -> None:

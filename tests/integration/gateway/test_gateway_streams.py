@@ -15,7 +15,7 @@ import uvloop
 from core.errors import FunctionCrashed, FunctionFault
 from core.limits import CLIENT_READ_IDLE_S
 from executor.call import Outcome
-from gateway import main
+from gateway import main, protocol
 from tests.fixtures.hot_path import (
     EVENT,
     HTTP,
@@ -173,6 +173,50 @@ async def test_requests_behind_a_stream_wait_for_its_end(hot: Hot) -> None:
         assert (await client.answer()).body == b"none"
 
 
+async def test_nonsense_behind_a_stream_ends_both_and_stands_in_no_response(
+    hot: Hot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "CLIENT_LINGER_S", 0.2)
+    tap = Tap(b"abc")
+    async with hot.client() as client:
+        await begin(hot, client, tap)
+        await client.head()
+        await client.exactly(b"3\r\nabc\r\n")
+        client.send(b"nonsense\r\n\r\n")
+        assert await client.rest() == b""
+        tap.put(b"def")
+        await until(lambda: tap.closed_count > 0)
+    await until(lambda: hot.connections == [])
+
+
+async def test_a_stream_for_a_connection_that_is_closing_is_closed(
+    hot: Hot, caplog: pytest.LogCaptureFixture
+) -> None:
+    tap = Tap(b"abc")
+    async with hot.client() as client:
+        client.send(request(HTTP, b""))
+        begun = await hot.runs.next()
+        begun.end(streaming(tap))
+        (connection,) = hot.connections
+        connection.transport.abort()
+        await until(lambda: tap.closed_count > 0)
+    await until(lambda: not hot.server.server_state.tasks)
+    assert [r for r in caplog.records if r.levelno >= logging.ERROR] == []
+
+
+async def test_a_writing_task_that_is_cancelled_before_it_began_closes_the_stream() -> None:
+    tap = Tap(b"abc")
+    async with serving_hot() as hot, hot.client() as client:
+        client.send(request(HTTP, b""))
+        begun = await hot.runs.next()
+        begun.end(streaming(tap))
+        (connection,) = hot.connections
+        assert connection.running is not None
+        connection.running[1].cancel()
+        await until(lambda: tap.closed_count > 0)
+    assert tap.read_count == 0
+
+
 # --- clients that leave or do not read -----------------------------------------------------------
 
 
@@ -194,19 +238,6 @@ async def test_a_client_that_left_before_its_stream_began_closes_it(hot: Hot) ->
     if begun.in_lane:  # in the other way the wait was cancelled: the executor sees to the stream
         begun.end(streaming(tap))
         assert (tap.closed_count, tap.read_count) == (1, 0)
-
-
-async def test_a_stream_whose_client_leaves_in_the_tick_of_its_begin_is_closed(hot: Hot) -> None:
-    hot.runs.is_warm = True
-    tap = Tap(b"abc")
-    async with hot.client() as client:
-        client.send(request(HTTP, b""))
-        begun = await hot.runs.next()
-        (connection,) = hot.connections
-        begun.end(streaming(tap))
-        connection.transport.abort()  # lost before the writing task has run at all
-    await until(lambda: hot.connections == [])
-    await until(lambda: tap.closed_count > 0)
 
 
 async def stalled(hot: Hot, client: Client, tap: Tap) -> None:
