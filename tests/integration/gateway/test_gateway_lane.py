@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -118,37 +119,49 @@ async def test_a_stranger_to_a_public_function_learns_as_little(hot: Hot) -> Non
 # --- what does not take it -----------------------------------------------------------------------
 
 FALLS_BACK = {
-    "HTTP/1.0": [request(version="1.0")],
-    "the last request": [request(EVENT, b"{}", "connection: close")],
-    "an upgrade": [request(EVENT, b"", "connection: upgrade, close", "upgrade: h2c")],
-    "a query of an event": [request(f"{EVENT}?qualifier=latest", b"{}")],
-    "a body in a piece of its own": [request()[:-2], b"{}"],
-    "a head in two pieces": [request()[:30], request()[30:]],
-    "chunks": [
+    "HTTP/1.0": request(version="1.0"),
+    "the last request": request(EVENT, b"{}", "connection: close"),
+    "an upgrade": request(EVENT, b"", "connection: upgrade, close", "upgrade: h2c"),
+    "a query of an event": request(f"{EVENT}?qualifier=latest", b"{}"),
+    "chunks": (
         b"POST /function/hello HTTP/1.1\r\nauthorization: Bearer hk_of_the_test\r\n"
         b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
-    ],
-    "a large body": [request(HTTP, b"x" * (BODY_BYTES_MAX + 1))],
-    "bytes behind it": [request() + b"\r\n"],
+    ),
+    "a large body": request(HTTP, b"x" * (BODY_BYTES_MAX + 1)),
 }
-
-
-def has_read(hot: Hot, before: int) -> bool:
-    """Whether the server has read something of another size."""
-    return sum(connection.chunk_bytes for connection in hot.connections) != before
 
 
 @pytest.mark.parametrize("why", FALLS_BACK)
 async def test_what_is_not_ordinary_goes_the_other_way(hot: Hot, why: str) -> None:
     hot.echo()
     async with hot.client() as client:
-        for piece in FALLS_BACK[why]:
-            before = sum(connection.chunk_bytes for connection in hot.connections)
-            client.send(piece)
-            if piece is not FALLS_BACK[why][-1]:  # the server has read this one
-                await until(partial(has_read, hot, before))
+        client.send(FALLS_BACK[why])
         assert (await client.answer()).status == 200
     assert [begun.in_lane for begun in hot.runs.begun] == [False]
+
+
+async def test_a_request_may_come_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(main, "SWEEP_S", 3600)  # a sweep in between would send it the other way
+    whole = request(EVENT, b'"abc"')
+    size = len(whole)
+    async with serving_hot() as hot:
+        hot.echo()
+        for cuts in ([10], [size - 5], [size - 3], [20, size - 5, size - 1]):
+            async with hot.client() as client:
+                for start, end in pairwise([0, *cuts, size]):
+                    heard = [connection.chunk_bytes for connection in hot.connections]
+                    client.send(whole[start:end])
+                    if end < size:  # the server has read this piece
+                        await until(partial(has_read, hot, heard, end - start))
+                assert (await client.answer()).body == b'"abc"'
+            await until(lambda: hot.connections == [])
+        assert [begun.in_lane for begun in hot.runs.begun] == [True] * 4
+
+
+def has_read(hot: Hot, before: list[int], size: int) -> bool:
+    """Whether the one connection has read a piece of this size last."""
+    found = [connection.chunk_bytes for connection in hot.connections]
+    return found == [size] != before
 
 
 REFUSED = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator
 
@@ -89,6 +90,27 @@ async def test_a_paused_body_after_a_request_in_the_lane_is_a_408(
         client.send(request()[:-1])
         assert (await client.answer()).code == "request_timeout"
     assert len(hot.runs.begun) == 1
+
+
+async def test_a_body_that_is_late_goes_the_other_way(hot: Hot) -> None:
+    hot.echo()
+    async with hot.client() as client:
+        client.send(request(EVENT, b'"late"')[:-1])
+        await until(lambda: any(connection.held for connection in hot.connections))
+        await until(lambda: not any(connection.held for connection in hot.connections))
+        client.send(b'"')
+        assert (await client.answer()).body == b'"late"'
+    assert [begun.in_lane for begun in hot.runs.begun] == [False]
+
+
+async def test_a_client_that_leaves_in_its_body_leaves_nothing(hot: Hot) -> None:
+    async with hot.client() as client:
+        client.send(request(EVENT, b'"late"')[:-1])
+        await until(lambda: any(connection.held for connection in hot.connections))
+        (connection,) = hot.connections
+    await until(lambda: hot.connections == [])
+    assert (connection.held, connection.held_body, connection.chunk) == (None, [], b"")
+    assert hot.runs.begun == []
 
 
 async def test_too_large_a_head_is_a_431_in_the_lane_too(hot: Hot) -> None:
@@ -189,6 +211,18 @@ async def test_a_fault_of_ours_does_not_leave_the_client_waiting(hot: Hot) -> No
 
 
 # --- shutting down -------------------------------------------------------------------------------
+
+
+async def test_a_shutdown_waits_for_a_request_that_is_being_read() -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        async with serving_hot() as hot:
+            hot.echo()
+            client = await stack.enter_async_context(hot.client())
+            client.send(request(EVENT, b'"late"')[:-1])
+            await until(lambda: any(connection.held for connection in hot.connections))
+            asyncio.get_running_loop().call_later(0.2, client.send, b'"')
+        answer = await client.answer()
+        assert (answer.body, answer.headers["connection"]) == (b'"late"', "close")
 
 
 async def test_a_shutdown_waits_for_a_call_in_the_lane() -> None:
