@@ -89,15 +89,15 @@ class Reply:
 def _measured(outcome: Outcome) -> str:
     """Was it cold, and where did the time go."""
     timing = outcome.timing
-    lines = (
-        f"x-cold-start: {'true' if outcome.cold else 'false'}\r\nserver-timing: "
-        f"queue;dur={timing.queue_ms:.2f}, boot;dur={timing.boot_ms:.2f}, "
-        f"init;dur={timing.init_ms:.2f}, handler;dur={timing.handler_ms:.2f}"
-    )
-    lines += "\r\n" if outcome.usage is None else _used(outcome.usage)
-    if outcome.cold and outcome.why_cold is not None:
-        lines += f"x-cold-start-reason: {outcome.why_cold}\r\n"
-    return lines
+    if outcome.cold:
+        why = f"x-cold-start-reason: {outcome.why_cold}\r\n" if outcome.why_cold else ""
+        start = f"boot;dur={timing.boot_ms:.2f}, init;dur={timing.init_ms:.2f}"
+        first = f"x-cold-start: true\r\n{why}"
+    else:
+        start, first = "boot;dur=0.00, init;dur=0.00", "x-cold-start: false\r\n"
+    queue, handler = timing.queue_ms, timing.handler_ms
+    lines = f"{first}server-timing: queue;dur={queue:.2f}, {start}, handler;dur={handler:.2f}"
+    return lines + ("\r\n" if outcome.usage is None else _used(outcome.usage))
 
 
 def _used(usage: Usage) -> str:
