@@ -223,6 +223,8 @@ def summary(answer: httpx.Response) -> str:
     parts.append(f"{answer.elapsed.total_seconds() * 1000:.0f} ms{_legs(answer)}")
     if version := answer.headers.get("x-hearth-version"):
         parts.append(f"version {version}")
+    if peak := answer.headers.get("x-hearth-memory-peak"):
+        parts.append(f"{int(peak) / 2**20:.0f} MB")
     kind = answer.headers.get("content-type", "").partition(";")[0]
     parts.append(f"{len(answer.content):,} bytes{' ' + kind if kind else ''}")
     return "[dim] · [/]".join(parts)
@@ -231,9 +233,12 @@ def summary(answer: httpx.Response) -> str:
 def _legs(answer: httpx.Response) -> str:
     legs = timing(answer)
     if answer.headers.get("x-cold-start") == "true":
-        named = ", ".join(f"{leg} {legs[leg]:.0f}" for leg in ("boot", "init") if legs.get(leg))
+        why = answer.headers.get("x-cold-start-reason", "").replace("_", " ")
+        told = [f"{leg} {legs[leg]:.0f}" for leg in ("boot", "init") if legs.get(leg)]
+        named = ", ".join([why, *told] if why else told)
         return f" [yellow]cold start[/]{f' ({named})' if named else ''}"
-    return f" (handler {legs['handler']:.1f})" if "handler" in legs else ""
+    named = ", ".join(f"{leg} {legs[leg]:.1f}" for leg in ("handler", "cpu") if leg in legs)
+    return f" ({named})" if named else ""
 
 
 def timing(answer: httpx.Response) -> dict[str, float]:

@@ -96,7 +96,7 @@ class Invoke:
             with leaving(scope):  # which cancels the waiting, not the call
                 outcome = await self._executor.invoke(reply.target.version, call)
                 if outcome.stream is not None:
-                    await pour(cycle, *reply.opening(outcome), outcome.stream)
+                    await pour(cycle, reply.opening(outcome), outcome.stream)
                     return
         except HearthError as error:
             await deliver(cycle, reply.refusal(error))

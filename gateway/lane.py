@@ -13,7 +13,7 @@ from executor.call import Outcome, Stream
 from gateway.body import ClientGone
 from gateway.head import Head
 from gateway.reply import Reply
-from gateway.response import WAITING, Answer, Framing, leaving, pour, write_whole
+from gateway.response import WAITING, Opening, leaving, pour, write_whole
 
 if TYPE_CHECKING:
     from gateway.protocol import Connection
@@ -82,22 +82,22 @@ class Turn:
         elif stream is None:
             write_whole(self, self.reply.answer(end))
         else:
-            self._stream(*self.reply.opening(end), stream)
+            self._stream(self.reply.opening(end), stream)
 
-    def _stream(self, answer: Answer, framing: Framing, stream: Stream) -> None:
+    def _stream(self, opening: Opening, stream: Stream) -> None:
         """This takes a task after all, known to the connection and the server as any other."""
         connection = self.connection
-        task = connection.loop.create_task(self._pour(answer, framing, stream))
+        task = connection.loop.create_task(self._pour(opening, stream))
         task.add_done_callback(lambda _: stream.close())  # also when it is cancelled unbegun
         task.add_done_callback(connection.tasks.discard)
         connection.tasks.add(task)
         self.scope[WAITING] = True
         connection.running = self, task
 
-    async def _pour(self, answer: Answer, framing: Framing, stream: Stream) -> None:
+    async def _pour(self, opening: Opening, stream: Stream) -> None:
         try:
             with leaving(self.scope):
-                await pour(self, answer, framing, stream)
+                await pour(self, opening, stream)
         except ClientGone:
             pass
 

@@ -56,8 +56,9 @@ class Connection(HttpToolsProtocol):
         self.between = True  # two requests, as far as the parser knows
         self.chunk = b""  # what is being parsed, if a request began with it
         self.held: Head | None = None  # of a request that may be the lane's, until it is read
-        self.held_body = b""
+        self.held_body: list[bytes] = []
         self.kept: _Kept | None = None
+        self.declined = False  # by the lane, what is being parsed
         if len(self.connections) > CONNECTIONS_MAX:
             transport.abort()
 
@@ -65,14 +66,13 @@ class Connection(HttpToolsProtocol):
         self.heard_at = self.now()
         if self.lingering:
             return
-        kept, self.kept = self.kept, None
-        is_fresh = self.between
-        if kept is not None and is_fresh and kept.begins(data):
+        kept, self.kept, self.declined = self.kept, None, False
+        if kept is not None and kept.begins(data):  # then the parser stands between two requests
             if self._serve(kept.head, data[len(kept.raw) :]):
                 self.kept = kept
                 return
-            is_fresh = False  # declined; asking again would change nothing
-        self.chunk, self.chunk_bytes = data if is_fresh else b"", len(data)
+            self.declined = True  # asking again would change nothing
+        self.chunk, self.chunk_bytes = data if self.between else b"", len(data)
         super().data_received(data)
         self.chunk = b""
         if self.head_since is not None and not self.lingering:
@@ -96,7 +96,7 @@ class Connection(HttpToolsProtocol):
                 self.refusal = HeadersTooLarge(f"the head is over {HEADERS_BYTES_MAX} bytes")
         if self.refusal is not None:
             raise self.refusal  # the parser stops, and uvicorn calls send_400_response
-        self.held, self.held_body = self._may_hold(), b""
+        self.held = self._may_hold()
         if self.held is None:
             super().on_headers_complete()
 
@@ -104,31 +104,29 @@ class Connection(HttpToolsProtocol):
         if self.held is None:
             super().on_body(body)
         else:
-            self.held_body += body
+            self.held_body.append(body)
 
     def on_message_complete(self) -> None:
         self.between = True
-        (head, self.held), (body, self.held_body) = (self.held, None), (self.held_body, b"")
-        if head is not None:
-            if self._serve(head, body):
-                self.kept = _Kept.of(self.chunk, head, body)
+        if self.held is not None:
+            body = b"".join(self.held_body)
+            if self._serve(self.held, body):
+                self.kept = _Kept.of(self.chunk, self.held, body)
+                self._let_go()
                 return
-            super().on_headers_complete()
-            super().on_body(body)
-        self.chunk = b""  # what follows in it does not begin with it
+            self._release()
+        self.chunk = b""  # the next request does not begin where it does
         super().on_message_complete()
 
     def _may_hold(self) -> Head | None:
-        """The head of a request that the lane may take: it is all of the chunk that began with it,
-        and nothing else is under way on this connection."""
+        """The head of a request that the lane may take once it is read: nothing else is under way
+        on this connection, the body is small, and it is not the last request."""
         parser, named = self.parser, dict(self.headers)
-        rest = len(self.chunk) - self.chunk.find(b"\r\n\r\n") - 4
         if (
             self.lane is None
-            or not self.chunk
-            or rest > BODY_BYTES_MAX
-            or rest != int(named.get(b"content-length", 0))
+            or self.declined
             or not (self.cycle is None or self.cycle.response_complete)
+            or int(named.get(b"content-length", 0)) > BODY_BYTES_MAX
             or parser.get_http_version() != "1.1"
             or parser.should_upgrade()
             or not parser.should_keep_alive()
@@ -139,6 +137,18 @@ class Connection(HttpToolsProtocol):
         scheme = self.scheme or "http"
         head = Head(method, url.path, query, "1.1", self.headers, self.client, scheme, named)
         return head if self.lane.takes(head) else None
+
+    def _release(self) -> None:
+        """What is held goes the other way, as far as it is here."""
+        body = b"".join(self.held_body)
+        self._let_go()
+        super().on_headers_complete()
+        super().on_body(body)
+
+    def _let_go(self) -> None:
+        self.held = None
+        self.held_body.clear()
+        self.chunk = b""
 
     def _serve(self, head: Head, body: bytes) -> bool:
         """In the lane, if the client takes its answers and the request is an ordinary one."""
@@ -159,7 +169,11 @@ class Connection(HttpToolsProtocol):
         self.refuse(self.refusal or RequestInvalid("not an HTTP request"))
 
     def refuse(self, error: CallerError) -> None:
-        """Answer instead of the application, and close."""
+        """Answer instead of the application, unless it is in the middle of that, and close."""
+        cycle = self.running[0] if self.running is not None else None
+        if cycle is not None and cycle.response_started and not cycle.response_complete:
+            self.transport.close()
+            return
         status, request_id = status_of(error), new_id()
         facts = {"code": error.code, "message": error.message, "request_id": request_id}
         body = json.dumps({"error": facts}).encode()
@@ -179,9 +193,11 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._let_go()
         if self.running is None:
             return
         (cycle, task), self.running = self.running, None
+        cycle.disconnected = True  # uvicorn has told the last of the pipeline alone
         scope = cast("dict[str, Any]", cycle.scope)
         if not cycle.response_complete and scope.get(WAITING):
             scope[GONE] = True
@@ -198,6 +214,8 @@ class Connection(HttpToolsProtocol):
             self._start_asgi_task(*self.pipeline.pop())
 
     def shutdown(self) -> None:
+        if self.held is not None:
+            self._release()
         super().shutdown()
         if self.lingering:
             self.transport.abort()
@@ -212,6 +230,8 @@ class Connection(HttpToolsProtocol):
 
     def sweep(self, now: float) -> None:
         """Part with a client that keeps us waiting. Called about once a second."""
+        if self.held is not None:
+            self._release()  # a body that takes so long need not be hurried by us
         cycle = self.cycle
         answered = cycle is None or cycle.response_complete
         if self.lingering:
@@ -258,8 +278,11 @@ class _Kept:
 
     @classmethod
     def of(cls, chunk: bytes, head: Head, body: bytes) -> _Kept | None:
-        raw = chunk[: len(chunk) - len(body)]
-        return cls(raw, len(chunk), head) if len(raw) <= HEAD_KEPT_BYTES_MAX else None
+        """Of a chunk that begins with the request; None unless that is all of it."""
+        size = chunk.find(b"\r\n\r\n") + 4
+        if size + len(body) != len(chunk) or size > HEAD_KEPT_BYTES_MAX:
+            return None
+        return cls(chunk[:size], len(chunk), head)
 
     def begins(self, data: bytes) -> bool:
         """Whether `data` is this head and its body."""
@@ -273,13 +296,16 @@ class _Lingers:
     def __init__(self, transport: asyncio.Transport, connection: Connection) -> None:
         self.write = transport.write
         self.abort = transport.abort
-        self.is_closing = transport.is_closing
         self.get_extra_info = transport.get_extra_info
         self.pause_reading = transport.pause_reading
         self.resume_reading = transport.resume_reading
         self.set_protocol = transport.set_protocol
         self._transport = transport
         self._connection = connection
+
+    def is_closing(self) -> bool:
+        """Whether nothing more is written."""
+        return self._connection.lingering or self._transport.is_closing()
 
     def close(self) -> None:
         """Close now if the request was read entirely, else after the client had time to notice."""

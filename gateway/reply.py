@@ -10,7 +10,7 @@ from executor.call import Failure, Outcome, Usage
 from gateway.errors import error_body, error_headers, status_of
 from gateway.head import Head
 from gateway.headers import for_client, has_much_body, request_id
-from gateway.response import Answer, Framing
+from gateway.response import Answer, Framing, Opening
 from gateway.view import Target
 
 _BODYLESS = frozenset({204, 304})
@@ -49,14 +49,17 @@ class Reply:
             length, body = length if body else "", b""
         return Answer(outcome.status, for_client(outcome.headers) + length + facts, body)
 
-    def opening(self, outcome: Outcome) -> tuple[Answer, Framing]:
-        """The head of a response that is being made, and how its body is framed."""
+    def opening(self, outcome: Outcome) -> Opening:
+        """The head of a response that is being made."""
         lines = for_client(outcome.headers) + self._facts() + _measured(outcome)
+        framing = Framing.CHUNKED
         if self._head.method == "HEAD" or outcome.status in _BODYLESS:
-            return Answer(outcome.status, lines), Framing.NONE
-        if self._head.version == "1.0":
-            return Answer(outcome.status, lines, closes=True), Framing.RAW
-        return Answer(outcome.status, f"{lines}transfer-encoding: chunked\r\n"), Framing.CHUNKED
+            framing = Framing.NONE
+        elif self._head.version == "1.0":
+            framing = Framing.RAW
+        else:
+            lines += "transfer-encoding: chunked\r\n"
+        return Opening(Answer(outcome.status, lines), framing, self.id)
 
     def refusal(self, error: HearthError, facts: str | None = None) -> Answer:
         """An error, whoever must act on it."""
@@ -86,15 +89,15 @@ class Reply:
 def _measured(outcome: Outcome) -> str:
     """Was it cold, and where did the time go."""
     timing = outcome.timing
-    lines = (
-        f"x-cold-start: {'true' if outcome.cold else 'false'}\r\nserver-timing: "
-        f"queue;dur={timing.queue_ms:.2f}, boot;dur={timing.boot_ms:.2f}, "
-        f"init;dur={timing.init_ms:.2f}, handler;dur={timing.handler_ms:.2f}"
-    )
-    lines += "\r\n" if outcome.usage is None else _used(outcome.usage)
-    if outcome.cold and outcome.why_cold is not None:
-        lines += f"x-cold-start-reason: {outcome.why_cold}\r\n"
-    return lines
+    if outcome.cold:
+        why = f"x-cold-start-reason: {outcome.why_cold}\r\n" if outcome.why_cold else ""
+        start = f"boot;dur={timing.boot_ms:.2f}, init;dur={timing.init_ms:.2f}"
+        first = f"x-cold-start: true\r\n{why}"
+    else:
+        start, first = "boot;dur=0.00, init;dur=0.00", "x-cold-start: false\r\n"
+    queue, handler = timing.queue_ms, timing.handler_ms
+    lines = f"{first}server-timing: queue;dur={queue:.2f}, {start}, handler;dur={handler:.2f}"
+    return lines + ("\r\n" if outcome.usage is None else _used(outcome.usage))
 
 
 def _used(usage: Usage) -> str:

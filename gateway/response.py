@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
+import struct
 from collections.abc import Iterator, MutableMapping
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
@@ -23,6 +25,7 @@ from gateway.body import ClientGone
 WAITING = "hearth.waiting"  # in the scope: true while the application wants to be cancelled
 GONE = "hearth.gone"  # when the client leaves; and true once that has happened
 ONE_WRITE_BYTES_MAX = 64 * 1024  # of a body that is copied behind its head: one system call less
+_RESET = struct.pack("ii", 1, 0)  # linger for no time: what is not sent yet is dropped
 
 log = logging.getLogger("hearth.invoke")
 
@@ -42,6 +45,14 @@ class Framing(Enum):
     CHUNKED = "chunked"
     RAW = "raw"  # it ends with the connection: HTTP/1.0
     NONE = "none"  # it has no body: HEAD, 204, 304
+
+
+class Opening(NamedTuple):
+    """The head of a response that is still being made."""
+
+    answer: Answer
+    framing: Framing
+    request_id: str  # for the log
 
 
 class Cycle(Protocol):
@@ -81,6 +92,8 @@ async def deliver(cycle: RequestResponseCycle, answer: Answer) -> None:
     """Write a whole response when the client takes it. Nothing if it has left."""
     if cycle.flow.write_paused:
         await cycle.flow.drain()
+    if cycle.transport.is_closing():
+        cycle.disconnected = True  # uvicorn will hear of it in a moment
     if not cycle.disconnected:
         cycle.waiting_for_100_continue = False
         write_whole(cycle, answer)
@@ -100,24 +113,26 @@ def write_whole(cycle: Cycle, answer: Answer) -> None:
     _complete(cycle)
 
 
-async def pour(cycle: Cycle, answer: Answer, framing: Framing, stream: Stream) -> None:
+async def pour(cycle: Cycle, opening: Opening, stream: Stream) -> None:
     """Write a response while it is made: each piece leaves as it comes, and the next is not asked
     for before the client has room for it. One that breaks off ends the connection without its end,
-    so that the client can tell. Whatever happens, the stream is closed."""
+    so that the client can tell. Whatever happens, the stream is closed. ClientGone."""
+    framing = opening.framing
     try:
         if cycle.flow.write_paused:
             await cycle.flow.drain()
         cycle.response_started = True
-        cycle.transport.write(_head(cycle, answer))
+        _put(cycle, _head(cycle, opening.answer))
         while framing is not Framing.NONE and (piece := await stream.read()):
             is_raw = framing is Framing.RAW
-            cycle.transport.write(piece if is_raw else b"%x\r\n%b\r\n" % (len(piece), piece))
+            _put(cycle, piece if is_raw else b"%x\r\n%b\r\n" % (len(piece), piece))
             await cycle.flow.drain()
         if framing is Framing.CHUNKED:
-            cycle.transport.write(b"0\r\n\r\n")
+            _put(cycle, b"0\r\n\r\n")
         _complete(cycle)
     except HearthError as error:
-        log.warning("a response broke off: %s: %s", error.code, error.message)
+        told = (opening.request_id, error.code, error.message)
+        log.warning("request %s: its response broke off: %s: %s", *told)
     finally:
         stream.close()
         if not cycle.response_complete:
@@ -138,6 +153,12 @@ def leaving(scope: MutableMapping[str, Any]) -> Iterator[None]:
         scope[WAITING] = False
 
 
+def _put(cycle: Cycle, data: bytes) -> None:
+    if cycle.transport.is_closing():
+        raise ClientGone
+    cycle.transport.write(data)
+
+
 def _head(cycle: Cycle, answer: Answer) -> bytes:
     """Everything in front of the body."""
     date = b"".join([b"%b: %b\r\n" % header for header in cycle.default_headers])
@@ -155,8 +176,10 @@ def _complete(cycle: Cycle) -> None:
 
 
 def _break_off(cycle: Cycle, framing: Framing) -> None:
-    cycle.response_complete = True  # as far as it ever will be
-    if framing is Framing.RAW:
-        cycle.transport.abort()  # only a reset tells: an orderly end would mean that this was all
+    cycle.response_started = cycle.response_complete = True  # as far as it ever will be
+    if framing is Framing.RAW:  # only a reset tells: an orderly end would mean that this was all
+        sock = cycle.transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        cycle.transport.abort()
     else:
         cycle.transport.close()

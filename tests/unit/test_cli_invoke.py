@@ -101,3 +101,17 @@ def test_invoke_with_json_tells_everything(
     assert (said["status"], said["result"], said["version"]) == (200, {"a": 1}, "3")
     assert said["timing_ms"]["handler"] == 1.5
     assert said["cold_start"] is False
+
+
+def test_the_summary_says_why_a_start_was_cold_and_what_a_warm_call_used(
+    hearth: Hearth, scripted_gateway: ScriptedGateway
+) -> None:
+    legs = "queue;dur=0.10, boot;dur=0.00, init;dur=12.00, handler;dur=2.50"
+    cold = {"X-Cold-Start": "true", "X-Cold-Start-Reason": "new_version", "Server-Timing": legs}
+    invocable(scripted_gateway, Answer(200, 1, {**RAN, **cold}), EVENT_PATH)
+    assert "cold start (new version, init 12)" in hearth("invoke", "hello", "--data", "{}").stderr
+    used = {"Server-Timing": f"{legs}, cpu;dur=1.75", "X-Hearth-Memory-Peak": f"{9 * 2**20}"}
+    invocable(scripted_gateway, Answer(200, 1, {**RAN, **used}), EVENT_PATH)
+    said = hearth("invoke", "hello", "--data", "{}").stderr
+    assert "(handler 2.5, cpu 1.8)" in said
+    assert "9 MB" in said
