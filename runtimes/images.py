@@ -157,6 +157,10 @@ def _build_recipe(kitchen: Kitchen, recipe: Recipe) -> bool:
         context = _context(kitchen, recipe, with_wheel=base == book.BASE_IMAGE)
         command = book.build_command(recipe, base, inputs, context)
         _run(command, kitchen.environ, f"building {recipe.image}")
+        if _label(kitchen, recipe.image) != inputs:
+            # Podman 4 leaves an image that its cache holds whole with the label that it had.
+            fresh = [*command[:2], "--no-cache", *command[2:]]
+            _run(fresh, kitchen.environ, f"building {recipe.image}")
     return True
 
 
