@@ -126,6 +126,9 @@ class Pool:
         except BaseException:
             self._tear_up(version, ticket)
             raise
+        finally:
+            if not self.plan.is_starting(version.id):  # also when a seat that was there served it
+                self._breaker.unknown(version.id)
         return ticket
 
     def _require_room(self, version: Version) -> None:
@@ -142,8 +145,6 @@ class Pool:
             self._act()
         elif ticket.seat.done() and not ticket.seat.cancelled() and not ticket.seat.exception():
             self.give_back(ticket.seat.result())  # granted in the very tick of the cancellation
-        if not self.plan.is_starting(version.id):
-            self._breaker.unknown(version.id)
 
     # --- acting ----------------------------------------------------------------------------------
 
@@ -287,6 +288,8 @@ class Pool:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._act()
+        if self.plan.leaving:  # more than at first: starts that had just ended well
+            self._all_gone.clear()
         try:
             async with asyncio.timeout(SHUTDOWN_GRACE_S + _GONE_S):
                 await self._all_gone.wait()
