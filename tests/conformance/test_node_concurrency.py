@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import re
+import select
 
 import pytest
 
 from runtimes.registry import RUNTIMES
 from tests.conformance.conftest import Boot
-from tests.conformance.wire_client import CHUNK, CREDIT_BYTES, ERROR, READY, RESULT, Sandbox
+from tests.conformance.wire_client import (
+    CHUNK,
+    CREDIT_BYTES,
+    END,
+    ERROR,
+    READY,
+    RESULT,
+    Sandbox,
+    WireEnded,
+)
 
 pytestmark = pytest.mark.parametrize("runtime", [RUNTIMES["node24"]], ids=["node24"], indirect=True)
 
@@ -61,6 +71,28 @@ def test_an_uncaught_error_ends_every_call(boot: Boot) -> None:
     )
     assert sandbox.ends() == 1
     assert sandbox.output(1) == b"".join(b"\x1e%d\x1funfinished\n" % call for call in (1, 2, 3))
+
+
+def test_after_an_uncaught_error_nothing_more_is_said(boot: Boot) -> None:
+    sandbox = ready(
+        boot,
+        "export const handler = awslambda.streamifyResponse(async (event, stream) => {\n"
+        "  stream.write('x'.repeat(event));\n  if (event > 1) return;\n"
+        "  setTimeout(() => { throw new RangeError('lost'); }, 1);\n"
+        "  setTimeout(() => { stream.write('late'); console.log('late'); }, 20);\n"
+        "  await new Promise(() => {});\n});\n",
+    )
+    for size in (CREDIT_BYTES - 1, CREDIT_BYTES - 1, 1):  # more than the kernel holds
+        sandbox.start(size)
+    while b"late" not in sandbox.written[1]:
+        select.select([sandbox.outputs[1]], [], [], 60)
+        sandbox._drain()
+    kinds = []
+    with pytest.raises(WireEnded):
+        while True:
+            kinds.append(sandbox.receive().kind)
+    assert kinds.count(END) == 3
+    assert kinds[-1] == END
 
 
 def test_what_is_written_in_timers_and_listeners_is_the_calls(boot: Boot) -> None:
@@ -160,3 +192,13 @@ def test_answers_that_the_reader_does_not_take_yet_stay_whole(boot: Boot) -> Non
         sandbox.start(size)
     answers = {answer.call: answer.result for answer in (sandbox.receive() for _ in sizes)}
     assert [len(answers[number]) for number in (1, 2, 3, 4)] == sizes
+
+
+def test_bytes_of_an_unfinished_line_may_be_used_again(boot: Boot) -> None:
+    sandbox = ready(
+        boot,
+        "export const handler = async () => {\n  const bytes = Buffer.from('abc');\n"
+        "  process.stdout.write(bytes);\n  bytes.fill('x');\n  process.stdout.write(bytes);\n};\n",
+    )
+    sandbox.call(1)
+    assert sandbox.output(1) == b"\x1e1\x1fabcxxx\n"

@@ -259,6 +259,19 @@ def test_a_write_after_the_end_harms_nobody(boot: Boot) -> None:
         assert whole(sandbox.streamed(sandbox.start(1))) == b"a"
 
 
+def test_a_stream_that_cannot_be_destroyed_is_not_heard_after_its_answer(boot: Boot) -> None:
+    sandbox = streaming(
+        boot,
+        "if (!event) { await globalThis.late; stream.end('on'); return; }\n"
+        "stream.destroy = () => {};\n"
+        "globalThis.late = new Promise((done) => setTimeout(() => {\n"
+        "  stream.write('late'); done();\n}, 5));\n"
+        "throw new RangeError('no');",
+    )
+    assert sandbox.call(1).kind == ERROR
+    assert whole(sandbox.streamed(sandbox.start(0))) == b"on"
+
+
 def test_objects_are_written_as_json_as_on_aws(boot: Boot) -> None:
     sandbox = streaming(
         boot,
