@@ -74,3 +74,15 @@ class InFlight:
         """No deadline any more."""
         for timer in self.timers:
             timer.cancel()
+
+
+def settle(future: asyncio.Future[Outcome], said: Outcome | HearthError) -> None:
+    """Put what was said into a future. Whoever left has no use for a stream."""
+    if future.done():
+        if isinstance(said, Outcome) and said.stream is not None:
+            said.stream.close()
+    elif isinstance(said, HearthError):
+        future.set_exception(said)
+        future.exception()  # and nobody need look at it
+    else:
+        future.set_result(said)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from core.errors import FunctionFault, FunctionInitFailed, ResponseInvalid
+from core.errors import FunctionFault, FunctionInitFailed, FunctionTimeout, ResponseInvalid
 from core.model import Version
 from executor.call import Call, Failure, Outcome, Stream, Timing, Usage
 from executor.response import check_response
@@ -107,6 +107,12 @@ def init_failure(head: dict[str, Any]) -> FunctionInitFailed:
     if isinstance(head.get("found"), list):
         details["found"] = list(_lines(head["found"]))
     return FunctionInitFailed(_text(head.get("message"), "the code could not be loaded"), **details)
+
+
+def timeout_error(timeout_s: float) -> FunctionTimeout:
+    """What a call ends with when its time is over."""
+    text = f"the function ran longer than its timeout of {timeout_s:g} s and was stopped"
+    return FunctionTimeout(text, timeout_s=timeout_s)
 
 
 def _failed(failure: Failure, timing: Timing, usage: Usage | None) -> Outcome:

@@ -17,12 +17,12 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 
 from core.limits import (
-    FREEZE_AFTER_S,
     SEAT_WAIT_FAIR_S,
     WARM_RETRY_S,
 )
 from core.model import Version
 from executor.ends import Ends
+from executor.resting import Resting
 from executor.sandbox import Sandbox
 from executor.seats import (
     Begin,
@@ -45,11 +45,9 @@ class Plan:
         self.budget_mb = budget_mb
         self.promised_mb = 0  # to starts, seats and those that are leaving
         self.leaving_mb = 0  # of that, what comes back by itself
-        self.idle_mb = 0  # of that, what idle seats hold
         self.lines: dict[str, Line] = {}
         self.retired: dict[Line, None] = {}  # no longer in `lines`, but not empty yet
-        self.idle: dict[Seat, None] = {}  # least recently used first
-        self.awake: dict[Seat, None] = {}  # idle ones that may be frozen, longest idle first
+        self.resting = Resting()
         self.leaving: dict[Seat, None] = {}
         self.starving: dict[Line, float] = {}  # since when they wait for memory, oldest first
         self.kept: dict[Line, None] = {}
@@ -67,10 +65,8 @@ class Plan:
         if line.open:
             seat = next(reversed(line.open))
         elif line.idle:
-            seat = line.idle.popitem()[0]
-            del self.idle[seat]
-            self.awake.pop(seat, None)
-            self.idle_mb -= line.memory_mb
+            seat = next(reversed(line.idle))
+            self.resting.remove(seat)
             line.busy += 1
         else:
             return None
@@ -225,13 +221,7 @@ class Plan:
 
     def freeze(self, now: float) -> None:
         """A moment has passed: freeze what has been idle that long."""
-        while self.awake:
-            seat = next(iter(self.awake))
-            if now - seat.idle_since < FREEZE_AFTER_S:
-                break
-            del self.awake[seat]
-            seat.is_frozen = True
-            self.decisions.append(Freeze(seat))
+        self.decisions += map(Freeze, self.resting.fall_asleep(now))
 
     def tick(self, now: float) -> None:
         """Time has passed: let go of what was idle too long, make what should always be there."""
@@ -291,31 +281,14 @@ class Plan:
             if seat.calls < line.slots:
                 line.open[seat] = None
         else:
-            self._rest(seat, now)
+            line.open.pop(seat, None)
+            line.busy -= 1
+            self.resting.add(seat, now)
         if self.starving or line.wanted < 0:
             self._settle(line, now)
 
-    def _rest(self, seat: Seat, now: float) -> None:
-        line = seat.line
-        line.open.pop(seat, None)
-        line.busy -= 1
-        line.idle[seat] = None
-        self.idle[seat] = None
-        self.idle_mb += line.memory_mb
-        seat.rest = Rest.IDLE
-        seat.is_fresh = False
-        seat.idle_since = now
-        if line.version.config.idle == "freeze":
-            self.awake[seat] = None
-
-    def _unrest(self, seat: Seat) -> None:
-        del seat.line.idle[seat]
-        del self.idle[seat]
-        self.awake.pop(seat, None)
-        self.idle_mb -= seat.memory_mb
-
     def _evict(self, seat: Seat, why: str, now: float) -> None:
-        self._unrest(seat)
+        self.resting.remove(seat)
         self._leave(seat, why, now)
 
     def _leave(self, seat: Seat, why: str, now: float) -> None:
@@ -382,11 +355,6 @@ class Plan:
         """Free now, or once those that are leaving have gone."""
         return self.budget_mb - self.promised_mb + self.leaving_mb
 
-    def _spare_mb(self) -> int:
-        """What idle seats could give."""
-        held = sum((len(line.idle) - line.spare) * line.memory_mb for line in self.kept)
-        return self.idle_mb - held
-
     def _make_room(self, memory_mb: int, reserved: int, now: float) -> bool:
         """Whether so much memory is free beside what is reserved. If it could be, the least
         recently used idle seats are sent away for it; none of them when that would not do."""
@@ -394,26 +362,13 @@ class Plan:
         if memory_mb <= free and memory_mb + reserved <= coming:
             return True
         lacking = memory_mb + reserved - coming
-        if 0 < lacking <= self._spare_mb():
-            for seat in self._evictable(lacking):
-                self._unrest(seat)
+        if 0 < lacking <= self.resting.spare_mb(self.kept):
+            for seat in self.resting.evictable(lacking):
+                self.resting.remove(seat)
                 self._let_go(seat, "evicted")
                 self._forget_if_empty(seat.line)
             return memory_mb <= free  # it had to wait for what others wait for, not for more
         return False
-
-    def _evictable(self, lacking_mb: int) -> list[Seat]:
-        chosen: list[Seat] = []
-        taken: dict[Line, int] = {}
-        for seat in self.idle:
-            if lacking_mb <= 0:
-                break
-            line = seat.line
-            if taken.get(line, 0) < line.spare:
-                taken[line] = taken.get(line, 0) + 1
-                chosen.append(seat)
-                lacking_mb -= seat.memory_mb
-        return chosen
 
     def _must_yield(self, seat: Seat, now: float) -> bool:
         """Whether a line has starved so long that this seat ends in its favour; else a busy
@@ -423,7 +378,7 @@ class Plan:
             return False
         if seat.line.seats <= seat.line.kept:
             return False
-        coming = self._coming_mb() + self._spare_mb()
+        coming = self._coming_mb() + self.resting.spare_mb(self.kept)
         coming += sum(other.memory_mb for other in self._yielding)
         return coming < line.memory_mb <= coming + seat.memory_mb
 

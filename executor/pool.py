@@ -300,11 +300,11 @@ class Pool:
         """Counts of this moment, without stems."""
         lines = list(self.plan.all_lines())
         return PoolStats(
-            idle=len(self.plan.idle),
+            idle=len(self.plan.resting.seats),
             busy=sum(line.busy for line in lines),
             booting=sum(line.starting for line in lines),
             waiting=sum(len(line.tickets) for line in lines),
-            frozen=sum(seat.is_frozen for seat in self.plan.idle),
+            frozen=sum(seat.is_frozen for seat in self.plan.resting.seats),
             leaving=len(self.plan.leaving),
             promised_mb=self.plan.promised_mb,
         )

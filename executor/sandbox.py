@@ -11,7 +11,6 @@ deadlines, and with the last of them it ends.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import time
 from collections.abc import Callable
@@ -23,16 +22,16 @@ from typing import Any, cast
 from core.errors import (
     FunctionCrashed,
     FunctionInitFailed,
-    FunctionTimeout,
     HearthError,
     ResponseInvalid,
     SandboxBroken,
 )
 from core.limits import HELLO_TIMEOUT_S, INIT_TIMEOUT_S, STREAM_CHUNK_BYTES_MAX
 from core.model import Version
-from executor.call import Call, LogLine, LogSink, Outcome, Timing
-from executor.inflight import InFlight, Over, Told
-from executor.journal import Journal, Stream
+from executor.call import Call, LogSink, Outcome, Timing
+from executor.function_log import FunctionLog
+from executor.inflight import InFlight, Over, Told, settle
+from executor.journal import Journal
 from executor.logpipe import Outputs
 from executor.messages import (
     call_head_json,
@@ -42,15 +41,12 @@ from executor.messages import (
     opening_of,
     outcome_of,
     stream_error,
+    timeout_error,
 )
 from executor.meter import Meter
 from executor.stream import BodyStream
-from executor.wire import Decoder, Frame, FrameType, WireError, encode, head_of
+from executor.wire import PROTOCOL, Decoder, Frame, FrameType, Head, WireError, encode, head_of
 from runtimes.registry import Runtime
-
-PROTOCOL = 2
-
-log = logging.getLogger("hearth.executor")
 
 
 class State(Enum):
@@ -96,8 +92,8 @@ class Sandbox(asyncio.Protocol):
         self._calls: dict[int, InFlight] = {}
         self._given_up: dict[int, InFlight] = {}  # their time is over, their last frame not here
         self._next_call = 1
-        self._logs: LogSink | None = None
-        self._journal = Journal(self._emit)
+        self._log = FunctionLog()
+        self._journal = Journal(self._log.write)
         self._outputs: Outputs | None = None
 
     def __repr__(self) -> str:
@@ -123,7 +119,8 @@ class Sandbox(asyncio.Protocol):
         """Give it a version's handler and environment. FunctionInitFailed, FunctionOutOfMemory."""
         if self.state is not State.STEM:
             raise self.epitaph()
-        self.version, self._logs = version, logs
+        self.version = version
+        self._log.open(version, logs)
         self._journal.is_tagged = version.config.per_sandbox > 1
         self._move(State.INIT)
         self._phase = self._loop.create_future()
@@ -178,7 +175,7 @@ class Sandbox(asyncio.Protocol):
 
     def note(self, text: str, invocation_id: str | None = None) -> None:
         """A line of the platform's own in the function's log."""
-        self._emit(invocation_id or self._journal.invocation_id, "platform", [text])
+        self._log.write(invocation_id or self._journal.invocation_id, "platform", [text])
 
     def epitaph(self) -> HearthError:
         """Why it is no more."""
@@ -273,7 +270,7 @@ class Sandbox(asyncio.Protocol):
         del self._calls[frame.call]
         failure = outcome.failure
         if failure is not None:
-            self._emit(running.call.id, "platform", logged(failure))
+            self._log.write(running.call.id, "platform", logged(failure))
             if failure.is_last:  # before anyone is lent a process that is about to end
                 self.flaw = "crashed"
         running.tell(outcome)
@@ -303,7 +300,7 @@ class Sandbox(asyncio.Protocol):
             return
         outcome = opening_of(frame, running.timing(), stream)
         if outcome.failure is not None:
-            self._emit(running.call.id, "platform", logged(outcome.failure))
+            self._log.write(running.call.id, "platform", logged(outcome.failure))
             stream.close()
         running.tell(outcome)
 
@@ -313,7 +310,7 @@ class Sandbox(asyncio.Protocol):
         del self._calls[running.number]
         if error is not None:
             trace = error.details.get("trace") or (f"{error.details['type']}: {error.message}",)
-            self._emit(running.call.id, "platform", list(trace))
+            self._log.write(running.call.id, "platform", list(trace))
         if is_last:
             self.flaw = "crashed"
         stream.finish(error)
@@ -340,14 +337,13 @@ class Sandbox(asyncio.Protocol):
 
     def _expire(self, running: InFlight) -> None:
         assert self.version is not None
-        timeout_s = self.version.config.timeout_s
-        text = f"the function ran longer than its timeout of {timeout_s:g} s and was stopped"
-        self.note(text, running.call.id)
+        error = timeout_error(self.version.config.timeout_s)
+        self.note(error.message, running.call.id)
         running.stop_clocks()
         del self._calls[running.number]
         self._given_up[running.number] = running
         self.flaw = "timed_out"
-        running.tell(FunctionTimeout(text, timeout_s=timeout_s))
+        running.tell(error)
         if self._calls:
             self._cancel(running.number)
         else:
@@ -377,10 +373,8 @@ class Sandbox(asyncio.Protocol):
 
     def _lost(self, running: InFlight, error: HearthError) -> None:
         """The sandbox ended in the middle of the call."""
-        config = self.version.config if self.version else None
-        if running.is_warned and config is not None:  # it ended when it was told to
-            text = f"the function was stopped at its timeout of {config.timeout_s:g} s"
-            error = FunctionTimeout(text, timeout_s=config.timeout_s)
+        if running.is_warned and self.version is not None:  # it ended when it was told to
+            error = timeout_error(self.version.config.timeout_s)
         self.note(error.message, running.call.id)
         running.tell(error)
 
@@ -400,36 +394,6 @@ class Sandbox(asyncio.Protocol):
         assert state.value > self.state.value, (self, state)
         self.state = state
 
-    def _send(
-        self,
-        kind: FrameType,
-        call: int,
-        head: dict[str, Any] | bytes | None,
-        body: bytes = b"",
-    ) -> None:
+    def _send(self, kind: FrameType, call: int, head: Head, body: bytes = b"") -> None:
         assert self._transport is not None
         self._transport.write(encode(kind, call, head, body))
-
-    def _emit(self, invocation_id: str | None, stream: Stream, lines: list[str]) -> None:
-        version = self.version
-        if version is None or self._logs is None:
-            return  # a stem has no function to log for
-        at = time.time()
-        space, name, number = version.namespace, version.name, version.number
-        found = [LogLine(at, space, name, number, invocation_id, stream, line) for line in lines]
-        try:
-            self._logs.write(found)
-        except Exception:  # a sink at fault costs its lines, never the sandbox that wrote them
-            log.exception("log lines of %s are lost", version.label)
-
-
-def settle(future: asyncio.Future[Outcome], said: Outcome | HearthError) -> None:
-    """Put what was said into a future. Whoever left has no use for a stream."""
-    if future.done():
-        if isinstance(said, Outcome) and said.stream is not None:
-            said.stream.close()
-    elif isinstance(said, HearthError):
-        future.set_exception(said)
-        future.exception()  # and nobody need look at it
-    else:
-        future.set_result(said)

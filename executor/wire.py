@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from core.limits import FRAME_HEAD_BYTES_MAX, FRAME_OVERHEAD_BYTES
 
+PROTOCOL = 2  # its version, told by HELLO
 _PREFIX = struct.Struct(">IBII")
 _LENGTH_BYTES = 4
 
@@ -59,10 +60,11 @@ class Frame(NamedTuple):
     body: bytes
 
 
-def encode(
-    kind: FrameType, call: int, head: Mapping[str, Any] | bytes | None, body: bytes = b""
-) -> bytes:
-    """One frame as bytes; its head may be JSON already. The body is copied once, into the frame."""
+Head = Mapping[str, Any] | bytes | None  # bytes are JSON already
+
+
+def encode(kind: FrameType, call: int, head: Head, body: bytes = b"") -> bytes:
+    """One frame as bytes. The body is copied once, into the frame."""
     head_bytes = head if isinstance(head, bytes) else to_json(head) if head else b""
     length = FRAME_OVERHEAD_BYTES + len(head_bytes) + len(body)
     return _PREFIX.pack(length, kind, call, len(head_bytes)) + head_bytes + body

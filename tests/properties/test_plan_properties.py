@@ -74,7 +74,7 @@ class Book:
         if why == "expired":
             assert self.now - seat.idle_since >= seat.line.version.config.keep_warm_s
         if why == "evicted" and seat.why_spoiled is None:
-            others = [s for s in self.plan.idle if s.line.spare]
+            others = [s for s in self.plan.resting.seats if s.line.spare]
             assert all(s.idle_since >= seat.idle_since for s in others), "not the least recent"
         self.note(f"leave {why} {seat.is_sound}", seat.line)
 
@@ -222,7 +222,7 @@ class PlanMachine(RuleBasedStateMachine):
         starting = sum(line.memory_mb for line in book.starts)
         assert plan.leaving_mb == leaving
         assert plan.promised_mb == leaving + living + starting <= BUDGET_MB
-        assert plan.idle_mb == sum(seat.memory_mb for seat in plan.idle)
+        assert plan.resting.memory_mb == sum(seat.memory_mb for seat in plan.resting.seats)
 
     @invariant()
     def nobody_waits_beside_a_free_seat(self) -> None:
@@ -242,7 +242,8 @@ class PlanMachine(RuleBasedStateMachine):
                 assert line.memory_mb > free, "it fits now"
                 reserved += line.memory_mb
             else:
-                assert line.memory_mb + reserved > coming + plan._spare_mb(), "idle seats would do"
+                most = coming + plan.resting.spare_mb(plan.kept)
+                assert line.memory_mb + reserved > most, "idle seats would do"
 
     @invariant()
     def every_seat_is_where_it_belongs(self) -> None:
@@ -258,13 +259,13 @@ class PlanMachine(RuleBasedStateMachine):
             room = {s for s in busy if s.why_spoiled is None and s.calls < line.slots}
             assert set(line.open) == (room if not line.is_retired else set(line.open))
             assert not line.is_empty
-        assert set(plan.awake) == {
-            s for s in plan.idle if not s.is_frozen and s.line.version.config.idle == "freeze"
-        }
+        asleep = {s for s in plan.resting.seats if s.is_frozen}
+        running = {s for s in plan.resting.seats if s.line.version.config.idle == "run"}
+        assert set(plan.resting.awake) == set(plan.resting.seats) - asleep - running
 
     @invariant()
     def the_least_recently_used_come_first(self) -> None:
-        times = [seat.idle_since for seat in self.book.plan.idle]
+        times = [seat.idle_since for seat in self.book.plan.resting.seats]
         assert times == sorted(times)
 
     def teardown(self) -> None:
@@ -310,5 +311,6 @@ def test_a_shared_seat_yields_after_its_last_call_and_takes_no_more() -> None:
 
 
 TestPlanMachine = PlanMachine.TestCase
-TestPlanMachine.settings = settings(max_examples=200, stateful_step_count=50, deadline=None, report_multiple_bugs=False
+TestPlanMachine.settings = settings(
+    max_examples=200, stateful_step_count=50, deadline=None, report_multiple_bugs=False
 )
