@@ -316,6 +316,28 @@ def test_a_call_cannot_reach_the_process_that_the_next_comes_from(boot: Boot) ->
     assert sandbox.call(REACHES).result == ["/proc/self/environ"]
 
 
+SEARCHES = """
+marker = bytes(reversed(b"qwkvxjzq"))
+out = 0
+with open("/proc/self/maps") as maps, open("/proc/self/mem", "rb", 0) as memory:
+    for line in maps:
+        start, end = (int(part, 16) for part in line.split()[0].split("-"))
+        if " rw" in line and "[v" not in line:
+            memory.seek(start)
+            out += memory.read(end - start).count(marker)
+"""
+
+
+@pytest.mark.parametrize("times", [1, 10_000, 500_000])
+def test_memory_holds_nothing_of_an_earlier_call(boot: Boot, times: int) -> None:
+    sandbox = ready(boot, RUNS)
+    assert sandbox.call(SEARCHES).result == 1  # the marker itself
+    for _ in range(3):
+        secret = sandbox.call(f"# {'qzjxvkwq' * times}\nout = 'qzjxvkwq' * {times}")
+        assert len(secret.result) == 8 * times
+        assert sandbox.call(SEARCHES).result == 1
+
+
 @pytest.mark.usefixtures("contained")
 def test_a_sandbox_full_of_processes_is_free_again(boot: Boot) -> None:
     sandbox = ready(boot, RUNS)

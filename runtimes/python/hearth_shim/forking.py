@@ -148,6 +148,10 @@ class Forking:
             self.wire.sock.sendall(last)
         except OSError:
             self.life.end(0)
+        last.release()
+        for wire in (child.wire, self.wire):  # the next child inherits our memory
+            wire.forget()
+            wire.shrink()
 
     # --- children ---
 
@@ -219,7 +223,7 @@ class Forking:
 
     # --- frames ---
 
-    def relay(self, number: int, child: Child) -> bytes:
+    def relay(self, number: int, child: Child) -> memoryview:
         """Pass frames on in both directions; the child's last one."""
         executor, heard = self.wire.sock.fileno(), child.wire.sock.fileno()
         while True:
@@ -248,7 +252,7 @@ class Forking:
                     child.credit += credit_of(frame[HEADER.size + measure[2] :])
                 child.tell(frame)
 
-    def hear(self, number: int, child: Child) -> bytes | None:
+    def hear(self, number: int, child: Child) -> memoryview | None:
         """Pass on what the child says; its last frame is kept back."""
         try:
             child.wire.read()
@@ -260,7 +264,7 @@ class Forking:
             if call != number or kind not in (RESULT, ERROR, CHUNK, END):
                 broken(f"frame of type {kind} for call {call} from a child")
             if kind != CHUNK:
-                return bytes(frame)
+                return frame
             size = whole - HEADER.size - head_bytes
             child.credit -= size
             if size > CHUNK_BYTES_MAX or child.credit < 0:
@@ -271,9 +275,9 @@ class Forking:
                 self.life.end(0)
         return None
 
-    def last_words(self, number: int, child: Child) -> bytes:
+    def last_words(self, number: int, child: Child) -> memoryview:
         """What a child that is gone had still said; the sandbox ends with it when that is none."""
-        before, last = -1, None
+        before, last = -1, None  # bytes received, a frame
         while last is None and before != child.wire.received:
             before = child.wire.received
             last = self.hear(number, child)

@@ -116,6 +116,8 @@ class Wire:
         if self.start + wanted > len(self.buffer):
             bigger = bytearray(max(wanted, BUFFER_BYTES))
             bigger[:held] = self.view[self.start : self.end]
+            self.start = self.end
+            self.forget()
             self.use(bigger, held)
 
     def use(self, buffer: bytearray, held: int) -> None:
@@ -129,7 +131,7 @@ class Wire:
             self.use(bytearray(BUFFER_BYTES), 0)
 
     def forget(self) -> None:
-        """Overwrite what was received and taken: INIT brought secrets."""
+        """Overwrite what was received and taken: INIT and events bring secrets."""
         self.view[: self.start] = bytes(self.start)
 
     def send(
