@@ -9,8 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from core.limits import LOG_INVOCATION_BYTES_MAX, LOG_LINE_BYTES_MAX
-from executor import logpipe
-from executor.logpipe import Journal, LogPipe, Outputs
+from executor import journal as books
+from executor.journal import Journal
+from executor.logpipe import LogPipe, Outputs
 
 Said = list[tuple[str | None, str, list[str]]]
 
@@ -51,14 +52,16 @@ async def test_whole_lines_are_passed_on_and_the_rest_at_the_drain(
     pipe.close()
 
 
-async def test_lines_belong_to_whoever_the_journal_turned_to(
+async def test_lines_belong_to_whoever_the_journal_is_open_for(
     ends: tuple[int, int], journal: Journal, said: Said
 ) -> None:
     pipe = LogPipe(ends[0], "stdout", journal)
-    for invocation in ("a", None, "b"):
-        journal.turn_to(invocation)
+    for number, invocation in enumerate(("a", None, "b")):
+        if invocation:
+            journal.open(number, invocation)
         os.write(ends[1], b"x\n")
         pipe.drain()
+        journal.shut(number)
     assert [invocation for invocation, _, _ in said] == ["a", None, "b"]
     pipe.close()
 
@@ -77,13 +80,13 @@ async def test_a_line_over_its_limit_is_cut_and_what_is_lost_is_told(
     ends: tuple[int, int], journal: Journal, said: Said
 ) -> None:
     pipe = LogPipe(ends[0], "stdout", journal)
-    journal.turn_to("a")
+    journal.open(1, "a")
     for _ in range(3):
         os.write(ends[1], b"x" * 30_000)
         pipe._on_readable()
     os.write(ends[1], b"\nnext\n")
     pipe.drain()
-    journal.turn_to(None)
+    journal.shut(1)
     shown = all_lines(said)
     assert [len(line) for line in shown] == [LOG_LINE_BYTES_MAX, 0, 4]
     assert all_lines(said, "platform") == [
@@ -96,8 +99,8 @@ async def test_of_one_invocation_only_so_much_is_kept_and_the_next_starts_anew(
     ends: tuple[int, int], journal: Journal, said: Said
 ) -> None:
     pipe = LogPipe(ends[0], "stdout", journal)
-    for invocation in ("a", "b"):
-        journal.turn_to(invocation)
+    for number, invocation in enumerate(("a", "b")):
+        journal.open(number, invocation)
         for _ in range(10):
             os.write(ends[1], (b"x" * 999 + b"\n") * 60)
             pipe.drain()
@@ -105,7 +108,7 @@ async def test_of_one_invocation_only_so_much_is_kept_and_the_next_starts_anew(
             len(x) for who, kind, ls in said if (who, kind) == (invocation, "stdout") for x in ls
         )
         assert LOG_INVOCATION_BYTES_MAX * 0.9 < kept <= LOG_INVOCATION_BYTES_MAX + 999
-        journal.turn_to(None)
+        journal.shut(number)
     assert len(all_lines(said, "platform")) == 2
     pipe.close()
 
@@ -124,7 +127,7 @@ async def test_empty_lines_are_a_flood_too(
 async def test_a_sandbox_that_writes_too_fast_is_not_read_for_a_moment(
     ends: tuple[int, int], journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logpipe, "LOG_SEAT_BYTES_PER_S", 1000)
+    monkeypatch.setattr(books, "LOG_SEAT_BYTES_PER_S", 1000)
     os.set_blocking(ends[1], False)
     pipe = LogPipe(ends[0], "stdout", journal)
     os.write(ends[1], b"x" * 60_000)
@@ -143,7 +146,7 @@ async def test_a_sandbox_that_writes_too_fast_is_not_read_for_a_moment(
 async def test_the_budget_is_the_sandboxs_and_not_each_pipes(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logpipe, "LOG_SEAT_BYTES_PER_S", 1000)
+    monkeypatch.setattr(books, "LOG_SEAT_BYTES_PER_S", 1000)
     assert not journal.is_flooded(60)
     assert journal.is_flooded(60)
 
@@ -197,3 +200,37 @@ async def test_outputs_settle_both_pipes_and_close_once(journal: Journal, said: 
     for _ in range(2):
         outputs.close()
     os.close(err)
+
+
+async def test_where_lines_are_tagged_half_a_line_is_nobodys_yet(
+    ends: tuple[int, int], journal: Journal, said: Said
+) -> None:
+    journal.is_tagged = True
+    pipe = LogPipe(ends[0], "stdout", journal)
+    journal.open(1, "a")
+    os.write(ends[1], b"\x1e1\x1fone\n\x1e1\x1fha")
+    pipe.drain()
+    assert said == [("a", "stdout", ["one"])]
+    os.write(ends[1], b"lf\n\x1e1")
+    pipe.drain()
+    assert said[1:] == [("a", "stdout", ["half"])]
+    os.write(ends[1], b"\x1flast words")
+    pipe.close()
+    assert said[2:] == [("a", "stdout", ["last words"])]
+
+
+async def test_outputs_that_settle_keep_half_a_tagged_line(journal: Journal, said: Said) -> None:
+    journal.is_tagged = True
+    (out_read, out), (err_read, err) = os.pipe(), os.pipe()
+    outputs = Outputs(out_read, err_read, journal)
+    journal.open(1, "a")
+    os.write(out, b"\x1e1\x1fha")
+    outputs.settle()
+    outputs.settle()  # nothing is in the pipes any more
+    assert said == []
+    os.write(out, b"lf\n")
+    outputs.settle()
+    assert said == [("a", "stdout", ["half"])]
+    outputs.close()
+    for fd in (out, err):
+        os.close(fd)

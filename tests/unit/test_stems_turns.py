@@ -98,15 +98,17 @@ async def test_after_a_quiet_moment_the_stock_stands_back_anew(
 async def test_boots_that_somebody_waits_for_come_before_those_for_the_stock(
     stems: Make, driver: Booting
 ) -> None:
-    driver.is_held = True
-    stock = stems(0)
-    stock._level = 5
-    tasks = [begin(stock, version_of(runtime=NODE.name)) for _ in range(6)]
+    stock = await filled(stems, driver)
+    await stock.take(python())
+    stand_back_no_longer(stock)
     await ticks()
-    for _ in range(6):
-        assert set(driver.kinds()) == {NODE.name}
-        await driver.finish()
-    await asyncio.gather(*tasks)
+    assert driver.kinds() == [PYTHON.name]  # for the stock, which is to be larger by now
+    waiting = begin(stock, python())
+    await ticks()
+    assert driver.kinds() == [PYTHON.name]
+    await driver.finish()
+    assert waiting.done()
+    assert driver.kinds() == [PYTHON.name] * 2
 
 
 async def test_a_cold_start_that_fails_is_over_too(stems: Make, driver: Booting) -> None:

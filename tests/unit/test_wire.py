@@ -78,7 +78,7 @@ def test_heads_longer_than_their_frame_are_refused() -> None:
         Decoder(BODY_MAX).feed(prefix(FrameType.RESULT, 20, 0, length=FRAME_OVERHEAD_BYTES + 19))
 
 
-@pytest.mark.parametrize("kind", [0, 1, 2, 3, 15, 21, 22, 255])
+@pytest.mark.parametrize("kind", [0, 1, 2, 3, 4, 15, 23, 255])
 def test_types_that_a_shim_may_not_send_are_refused(kind: int) -> None:
     with pytest.raises(WireError, match=f"unknown frame type {kind}"):
         Decoder(BODY_MAX).feed(prefix(kind, 0, 0))
@@ -103,3 +103,21 @@ def test_heads_that_are_no_json_objects_are_wire_errors(head: bytes) -> None:
 
 def test_no_head_is_an_empty_object() -> None:
     assert head_of(Frame(FrameType.READY, 0, b"", b"")) == {}
+
+
+def test_a_head_that_is_json_already_is_sent_as_it_is() -> None:
+    assert encode(FrameType.CALL, 1, b'{"a":1}') == encode(FrameType.CALL, 1, {"a": 1})
+    assert encode(FrameType.CALL, 1, b"") == encode(FrameType.CALL, 1, None)
+
+
+@pytest.mark.parametrize("kind", [FrameType.CHUNK, FrameType.END])
+def test_frames_of_a_stream_are_a_shims_to_send(kind: FrameType) -> None:
+    assert Decoder(BODY_MAX).feed(encode(kind, 9, None, b"x")) == [Frame(kind, 9, b"", b"x")]
+
+
+def test_what_a_frame_holds_is_its_own() -> None:
+    data = bytearray(encode(FrameType.RESULT, 1, {"a": 1}, b"body"))
+    decoder = Decoder(BODY_MAX)
+    frames = [*decoder.feed(bytes(data[:20])), *decoder.feed(bytes(data[20:]))]
+    assert [type(part) for part in frames[0][2:]] == [bytes, bytes]
+    assert decoder.is_empty
