@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -13,8 +13,6 @@ import httpx
 from bench.client import BODY, ECHO, podman_run_ms, put, say
 from bench.rows import Row, median_of
 from bench.servers import Platform
-from core.settings import Settings
-from executor import cgroup, cleanup
 
 COLD_ROUNDS = 20
 BURST = 20
@@ -90,15 +88,16 @@ async def _at_once(platform: Platform, names: list[str]) -> list[float]:
 
 
 def await_quiet(platform: Platform) -> None:
-    """Until no sandbox has come or gone for a while: seats have expired, stems are refilled."""
-    run_dir = Settings.from_env(platform.environ).run_dir
-    since, seen = time.monotonic(), _sandboxes(run_dir)
-    while time.monotonic() - since < QUIET_S:
+    """Until stems are stocked, and no seat has come or gone for a while: what may expire has."""
+    since, seen = time.monotonic(), platform.stats()
+    while time.monotonic() - since < QUIET_S or not _is_stocked(seen):
         time.sleep(0.1)
-        if (now := _sandboxes(run_dir)) != seen:
-            since, seen = time.monotonic(), now
+        now = platform.stats()
+        if any(now[name] != seen[name] for name in ("idle", "busy", "booting", "leaving", "stems")):
+            since = time.monotonic()
+        seen = now
 
 
-def _sandboxes(run_dir: Path) -> set[str]:
-    trees = cgroup.trees(cleanup.group_of(run_dir))
-    return {entry.name for tree in trees for entry in tree.iterdir() if entry.is_dir()}
+def _is_stocked(stats: dict[str, Any]) -> bool:
+    levels = stats["stem_levels"].items()
+    return all(stats["stems"].get(kind, 0) >= level for kind, level in levels)

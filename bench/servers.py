@@ -13,8 +13,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
+
+from core.settings import Settings
 
 _HEARTH = str(Path(sys.executable).parent / "hearth")
 _READY_S = 30.0
@@ -37,6 +40,13 @@ class Platform:
             timeout=120,
             trust_env=False,
         )
+
+    def stats(self) -> dict[str, Any]:
+        """The node's counts of this moment, from its internal socket."""
+        socket_path = str(Settings.from_env(self.environ).internal_socket)
+        with httpx.Client(transport=httpx.HTTPTransport(uds=socket_path)) as client:
+            found: dict[str, Any] = client.get("http://node/internal/stats").json()
+        return found
 
 
 def free_port() -> int:

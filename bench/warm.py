@@ -5,6 +5,7 @@ from __future__ import annotations
 import httpx
 
 from bench.client import BODY, ECHO, ECHO_NODE, put, say
+from bench.cold import await_quiet
 from bench.load import wrk
 from bench.rows import Row, median_of
 from bench.servers import Platform
@@ -27,6 +28,7 @@ def warm(
     expected = {name: _answer(url, platform.key) for name, url in urls.items()}
     for name in ("python", "node"):  # makes the seats warm
         wrk(urls[name], BODY, expected[name], platform.key, connections=16, seconds=2)
+    await_quiet(platform)  # the stems that it took have been booted anew
     rps: dict[str, list[float]] = {name: [] for name in (*urls, "ceiling")}
     p50: dict[str, list[float]] = {name: [] for name in ("python", "floor")}
     for turn in range(ROUNDS):
