@@ -77,6 +77,7 @@ WARM_RETRY_S = (1.0, 2.0, 5.0, 15.0, 60.0)  # pauses between tries to make a sea
 ENDS_REMEMBERED_MAX = 8192  # versions and functions of which is known why they have no seat
 SHUTDOWN_GRACE_S = 5.0  # the longest a stop waits for functions that were told to end
 STEM_MB = 16  # what a booted sandbox without code holds, generously
+STEMS_MAX = 24  # of one kind, unless HEARTH_STEMS_MAX says otherwise
 STEM_BUDGET_SHARE = 8  # at most this part of the node's memory is for stems
 STEM_BURST_S = 2.0  # cold starts within this time count as one burst
 STEM_MEMORY_S = 600.0  # the largest burst of this time sets how many stems are kept

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from core import destinations
+from core.limits import STEMS_MAX
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 UID_END = 2**32 - 2  # the last ids of 32 bits mean "nobody" and "no change"
@@ -97,7 +98,13 @@ class Settings:
         256 * 1024 * 1024, "An uploaded archive", low=1024, high=8 * 1024 * 1024 * 1024
     )
     stems: int = _about(
-        1, "Booted sandboxes without code kept ready for each runtime", low=0, high=64
+        1, "Booted sandboxes without code kept ready for each runtime, at least", low=0, high=64
+    )
+    stems_max: int = _about(
+        STEMS_MAX,
+        "The same, at most: as many as functions may need at once, within an eighth of the memory",
+        low=0,
+        high=256,
     )
     uid_base: int = _about(200_001, "First user and group id given to sandboxes", low=1000)
     uid_count: int = _about(10_000, "How many ids may be used from HEARTH_UID_BASE on", low=16)

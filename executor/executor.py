@@ -24,7 +24,6 @@ from executor.pool import Pool
 from executor.seats import Seat
 from executor.starter import Starter
 from executor.stems import Stems
-from runtimes import registry
 from runtimes.registry import RUNTIMES
 
 _MEMORY_SHARE = 0.7
@@ -41,7 +40,7 @@ class Executor:
         self._admission = Admission(settings.invocations_max)
         budget_mb = settings.memory_budget_mb or _machine_share_mb()
         stems_mb = budget_mb // STEM_BUDGET_SHARE // STEM_MB * STEM_MB if settings.stems else 0
-        self._stems = Stems(driver, settings.stems, stems_mb)
+        self._stems = Stems(driver, settings.stems, stems_mb, settings.stems_max)
         starter = Starter(
             driver=driver,
             stems=self._stems,
@@ -152,8 +151,7 @@ class Executor:
         """All versions in use on this node, those that aliases point at: their `min_warm` seats
         are made and kept, and stems of their kinds stocked."""
         versions = list(versions)
-        for version in versions:
-            self._stems.know(registry.find(version.config.runtime), version.config.network)
+        self._stems.expect(versions)
         self._pool.keep(versions)
 
     def retire(self, version_id: str) -> None:

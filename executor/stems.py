@@ -5,7 +5,8 @@ stands in the shelf's queue, functions in turn, and the last stem in stock is no
 that has other cold starts under way: a noisy one leaves something for the others. Boots that
 somebody waits for come before those for the stock, and the stock is refilled when no cold start is
 under way, or after a while in any case.
-The level of a shelf follows the largest burst of cold starts of late, within the memory for stems.
+The level of a shelf follows the largest burst of cold starts of late, and the number of versions in
+use that may need one, within the memory for stems.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from core.limits import (
     REFILL_PATIENCE_S,
     REFILLS_AT_ONCE_MAX,
     STEM_MB,
+    STEMS_MAX,
 )
 from core.model import Version
 from executor.demand import Demand
@@ -49,6 +51,7 @@ class _Shelf:
         self.queue: dict[str, deque[_Wish]] = {}  # by function, whose turn it is first
         self.booting = 0
         self.turn = 0  # of its last boot that somebody waited for
+        self.in_use = 0  # versions of this kind
         self.demand = Demand()
         self.failures = 0
         self.pause: asyncio.TimerHandle | None = None  # after boots for the stock that failed
@@ -98,13 +101,17 @@ class _Wish:
 
 
 class Stems:
-    """The shelves. `level` stems of each runtime are there at least; 0 keeps no stock at all.
+    """The shelves. `level` stems of each kind are there at least, 0 keeps no stock at all, and
+    `level_max` at most; all kinds together have `memory_mb`.
 
     Whoever took a stem says `settled` once its cold start is over."""
 
-    def __init__(self, driver: Driver, level: int, memory_mb: int) -> None:
+    def __init__(
+        self, driver: Driver, level: int, memory_mb: int, level_max: int = STEMS_MAX
+    ) -> None:
         self._driver = driver
         self._level = level
+        self._level_max = max(level, level_max)
         self._stock_max = memory_mb // STEM_MB
         self._shelves: dict[tuple[str, str], _Shelf] = {}
         self._boots: set[asyncio.Task[None]] = set()
@@ -125,6 +132,15 @@ class Stems:
         if (runtime.name, network) not in self._shelves:
             self._shelves[runtime.name, network] = _Shelf(runtime, network)
             self._fill()
+
+    def expect(self, versions: Iterable[Version]) -> None:
+        """All versions in use: each may need a stem, and many of them at the same moment."""
+        kinds = Counter((v.config.runtime, v.config.network) for v in versions)
+        for name, network in kinds:
+            self.know(registry.find(name), network)
+        for kind, shelf in self._shelves.items():
+            shelf.in_use = kinds[kind]
+        self._fill()
 
     async def stop(self) -> None:
         """Boot nothing more. The driver closes what is in stock."""
@@ -251,7 +267,8 @@ class Stems:
     def _level_of(self, shelf: _Shelf) -> int:
         if not self._level:
             return 0
-        return max(self._level, shelf.demand.largest(time.monotonic()))
+        wanted = max(self._level, shelf.in_use, shelf.demand.largest(time.monotonic()))
+        return min(wanted, self._level_max)
 
     def _begin(self, shelf: _Shelf) -> None:
         shelf.booting += 1
