@@ -135,7 +135,9 @@ class Stems:
 
     def expect(self, versions: Iterable[Version]) -> None:
         """All versions in use: each may need a stem, and many of them at the same moment."""
-        kinds = Counter((v.config.runtime, v.config.network) for v in versions)
+        kinds: Counter[tuple[str, str]] = Counter(
+            (v.config.runtime, v.config.network) for v in versions
+        )
         for name, network in kinds:
             self.know(registry.find(name), network)
         for kind, shelf in self._shelves.items():

@@ -23,7 +23,7 @@ export async function* asynchronous(event) {
   }
 }
 
-// Node streams from async iterators alone: a handler that is not async returns one.
+// Node streams from every kind of iterator: a handler that is not async returns one.
 export const synchronous = (event) => {
   const steps = asynchronous(event);
   const next = () => steps.next();
