@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 
 import pytest
 
@@ -139,6 +140,18 @@ async def test_the_newest_start_of_a_version_is_called_off(stems: Make, driver: 
     assert stock._binding == {}
     await driver.finish()  # what was being booted goes to the stock
     assert stock.count() == {PYTHON.name: 1}
+
+
+async def test_a_start_of_another_version_is_not_called_off(stems: Make, driver: Booting) -> None:
+    stock, first = await filled(stems, driver, 0), python()
+    second = dataclasses.replace(first, id="v_2", number=2)
+    tasks = [begin(stock, version) for version in (first, second)]
+    await ticks()
+    assert stock.call_off(first)
+    with pytest.raises(CalledOff):
+        await tasks[0]
+    await driver.finish()
+    assert await tasks[1] in driver.booted
 
 
 async def test_only_who_still_waits_is_called_off(stems: Make, driver: Booting) -> None:
