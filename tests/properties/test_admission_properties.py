@@ -10,6 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from hypothesis.strategies import integers, sampled_from
 
 from core.errors import HearthError
+from core.limits import PLACE_WAIT_S
+from executor import admission as module
 from executor.admission import Admission, Waiter
 from tests.fixtures.fake_starter import ticks
 from tests.fixtures.sandboxes import version_of
@@ -26,6 +28,7 @@ class AdmissionMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        setattr(module, "PLACE_WAIT_S", 3600.0)  # noqa: B010 (time passes when a rule says so)
         self.loop = asyncio.new_event_loop()
         self.versions = [version_of(concurrency=limit) for limit in LIMITS]
         self.admission = Admission(NODE_MAX)
@@ -137,6 +140,7 @@ class AdmissionMachine(RuleBasedStateMachine):
             self.run(lambda: self.leave(0))
         self.loop.run_until_complete(self.admission.close(0))
         self.loop.close()
+        setattr(module, "PLACE_WAIT_S", PLACE_WAIT_S)  # noqa: B010
         assert self.admission._running == {}
 
 

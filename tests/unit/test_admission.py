@@ -281,7 +281,7 @@ async def test_who_waits_again_as_it_is_refused_is_refused_again_and_one_clock_r
     while refused < 20:
         await asyncio.sleep(0.001)
         scheduled: list[asyncio.TimerHandle] = loop._scheduled  # type: ignore[attr-defined]
-        clocks = [timer for timer in scheduled if timer._callback == admission._expire]  # type: ignore[attr-defined]
+        clocks = [x for x in scheduled if x._callback == admission._expire]  # type: ignore[attr-defined]
         assert len(clocks) <= 1
     assert admission._waiting_total == 0
 

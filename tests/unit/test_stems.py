@@ -159,6 +159,17 @@ async def test_the_level_follows_the_largest_burst(stems: Make, driver: Booting)
     await until(lambda: stock.count() == {PYTHON.name: 7, NODE.name: 1})
 
 
+async def test_the_level_follows_the_versions_in_use_up_to_a_bound(stems: Make) -> None:
+    stock = stems(1)
+    stock._level_max = 4
+    stock.expect([*(python() for _ in range(9)), *(python(network="egress") for _ in range(2))])
+    levels = {PYTHON.name: 4, NODE.name: 1, f"{PYTHON.name}+egress": 2}
+    assert stock.levels() == levels
+    await until(lambda: stock.count() == levels)
+    stock.expect([])
+    assert set(stock.levels().values()) == {1}
+
+
 async def test_all_shelves_together_have_their_share_of_memory_and_no_more(
     stems: Make, driver: Booting
 ) -> None:
