@@ -294,6 +294,17 @@ async def test_last_words_of_several_belong_to_each(peer: Peer, lines: Lines) ->
     assert sandbox.state is State.CLOSED
 
 
+async def test_a_crash_says_what_of_its_calls_lines_is_lost(lines: Lines) -> None:
+    shim = await wired(lines, per_sandbox=2)
+    call = event()
+    answer = shim.call(call)
+    for _ in range(9):
+        shim.sandbox._journal.keep("stdout", [b"\x1e1\x1f" + b"x" * 60_000])
+    shim.sandbox.connection_lost(None)
+    await failing(answer, FunctionCrashed)
+    assert any("bytes of log dropped" in text for text in lines.of(call, "platform"))
+
+
 # --- graceful timeouts ---------------------------------------------------------------------------
 
 GRACEFUL = {"timeout_mode": "graceful", "grace_s": 10.0}
