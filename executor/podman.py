@@ -182,7 +182,8 @@ class PodmanDriver:
     # --- between calls ---------------------------------------------------------------------------
 
     def freeze(self, sandbox: Sandbox) -> bool:
-        """See the interface. Takes 1.3 µs, or 8 where descriptors are not kept."""
+        """See the interface. With the descriptor kept and another group frozen on this machine,
+        which this driver sees to, freezing and thawing take 3.5 µs together; 200 else."""
         parts = self._parts.get(sandbox.id)
         return parts is not None and not parts.is_closing and parts.cgroup.freeze()
 
