@@ -17,7 +17,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from core.errors import FunctionOutOfMemory, HearthError, NodeDraining, SandboxBroken
+from core.errors import FunctionOutOfMemory, HearthError, NodeDraining, PartAway, SandboxBroken
 from core.limits import MIB
 from core.model import Version
 from core.settings import Settings
@@ -38,6 +38,7 @@ _REMOVAL_S = 10.0  # conmon has Podman remove a container whose process ended
 _REMOVALS_MAX = 3  # at its first try Podman may only learn that a container is not running
 _REMOVAL_ROUNDS_MAX = 50
 _REMOVAL_ROUND_S = 0.02
+_AWAY_S = 1.0  # between two tries to reach Podman's service
 _HOSTS = "127.0.0.1\tlocalhost sandbox\n::1\tlocalhost\n"
 
 
@@ -58,7 +59,7 @@ class PodmanDriver:
         self._podman = PodmanApi(settings.podman_socket)
         self._nofile = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         self._held = -1  # the run directory's lock
-        self._is_open = True
+        self._is_closed = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         try:
@@ -101,7 +102,7 @@ class PodmanDriver:
             cleanup.release(self._held)
 
     async def _close_all(self) -> None:
-        self._is_open = False
+        self._is_closed.set()
         for parts in list(self._parts.values()):
             self.close(parts.sandbox)
         await asyncio.gather(*[p.closing for p in self._parts.values() if p.closing])
@@ -111,7 +112,7 @@ class PodmanDriver:
 
     async def boot(self, runtime: Runtime, network: str) -> Sandbox:
         """A stem. See the interface."""
-        if not self._is_open:
+        if self._is_closed.is_set():
             raise NodeDraining("this node is shutting down", retry_after_s=1)
         sandbox_id = secrets.token_hex(6)
         sandbox = Sandbox(
@@ -181,7 +182,8 @@ class PodmanDriver:
     # --- between calls ---------------------------------------------------------------------------
 
     def freeze(self, sandbox: Sandbox) -> bool:
-        """See the interface. Takes 1.3 µs, or 8 where descriptors are not kept."""
+        """See the interface. With the descriptor kept and another group frozen on this machine,
+        which this driver sees to, freezing and thawing take 3.5 µs together; 200 else."""
         parts = self._parts.get(sandbox.id)
         return parts is not None and not parts.is_closing and parts.cgroup.freeze()
 
@@ -242,16 +244,29 @@ class PodmanDriver:
         """See container and groups go, or make them; whether they did."""
         if parts.conmon < 0 or not await ended(parts.conmon, _REMOVAL_S):
             # Never met, or stuck: Podman may hold a container that nobody else would remove.
-            for _ in range(_REMOVALS_MAX):
-                with contextlib.suppress(HearthError):
-                    await self._podman.remove(container_name(self._tag, parts.sandbox.id))
-                    break
+            await self._remove_container(container_name(self._tag, parts.sandbox.id))
         for _ in range(_REMOVAL_ROUNDS_MAX):
             if parts.cgroup.remove():
                 return True
             cgroup.kill(parts.cgroup.path)
             await asyncio.sleep(_REMOVAL_ROUND_S)
         return False
+
+    async def _remove_container(self, name: str) -> None:
+        """Podman must be there to forget it: while it is away we wait, until the driver's end."""
+        tries = 0
+        while tries < _REMOVALS_MAX:
+            try:
+                await self._podman.remove(name)
+                return
+            except PartAway:
+                if self._is_closed.is_set():
+                    return  # the driver's end clears what is left
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_AWAY_S):
+                        await self._is_closed.wait()
+            except HearthError:
+                tries += 1
 
     async def ping(self) -> None:
         """PartAway when Podman's service does not answer."""
