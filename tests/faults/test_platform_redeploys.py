@@ -15,6 +15,7 @@ from tests.fixtures.api import deploy
 from tests.fixtures.platform import Platform
 from tests.soak.clients import Client, Scene
 from tests.soak.functions import ASYNC, NODE, NODE24, PYTHON, Kind
+from tests.soak.sight import stats
 
 DEPLOYS = int(os.environ.get("HEARTH_TEST_DEPLOYS", "12"))
 CLIENTS = 16
@@ -45,7 +46,13 @@ def deploy_again(platform: Platform, scene: Scene) -> None:
             for turn in range(DEPLOYS):
                 kind = KINDS[turn % len(KINDS)]
                 number = scene.active[kind.name] + 1
-                made = deploy(client, kind.name, kind.code_of(number), **kind.config)
+                try:
+                    made = deploy(client, kind.name, kind.code_of(number), **kind.config)
+                except httpx.TransportError as problem:
+                    log = client.get(f"/v1/functions/{kind.name}/versions/{number}/build-log").text
+                    facts = f"{stats(platform.settings)}, build log: {log}"
+                    scene.books.wrong.append(f"{kind.name} {number}: {problem!r}, {facts}")
+                    return
                 scene.active[kind.name] = made["version"]
     finally:
         scene.is_loud = False

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.fixtures.platform import make_platform, start, stop
-from tests.soak.soak import BUDGET, soak
+from tests.soak.soak import SETTINGS, soak
 
 pytestmark = [
     *(pytest.mark.platform, pytest.mark.podman, pytest.mark.slow, pytest.mark.timeout(600)),
@@ -17,7 +17,7 @@ SECONDS = 30.0
 
 
 def test_under_everything_at_once_the_books_add_up_and_nothing_is_left(tmp_path: Path) -> None:
-    made = make_platform(tmp_path / "data", **BUDGET)
+    made = make_platform(tmp_path / "data", **SETTINGS)
     start(made)
     try:
         report = asyncio.run(soak(made, SECONDS))

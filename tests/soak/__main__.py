@@ -9,20 +9,24 @@ import tempfile
 from pathlib import Path
 
 from tests.fixtures.platform import make_platform, start, stop
-from tests.soak.soak import BUDGET, say, soak
+from tests.soak.soak import SETTINGS, say, soak
 
 
 def main() -> int:
     """0 when all is well."""
     parser = argparse.ArgumentParser(prog="make soak", description=__doc__)
     parser.add_argument("--seconds", type=float, default=600.0, help="of load")
-    seconds = parser.parse_args().seconds
+    parser.add_argument("--memory-mb", type=int, help="for all sandboxes; by default enough")
+    asked = parser.parse_args()
+    settings = dict(SETTINGS)
+    if asked.memory_mb:
+        settings["HEARTH_MEMORY_BUDGET_MB"] = str(asked.memory_mb)
     with tempfile.TemporaryDirectory(prefix="hearth-soak-") as folder:
-        platform = make_platform(Path(folder) / "data", **BUDGET)
+        platform = make_platform(Path(folder) / "data", **settings)
         say("starting a platform, deploying the functions")
         start(platform)
         try:
-            report = asyncio.run(soak(platform, seconds, say))
+            report = asyncio.run(soak(platform, asked.seconds, say))
         finally:
             stop(platform)
     print(report.text())

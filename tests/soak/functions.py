@@ -100,6 +100,8 @@ def handler(event, context):
         yield f"{{ask['id']}} {{number}} {{'x' * ask['size']}}\\n"
 """
 STREAM_NODE = """
+import {{ once }} from "node:events";
+
 const DEPLOY = {deploy};
 
 export const handler = awslambda.streamifyResponse(async (event, out, context) => {{
@@ -110,7 +112,7 @@ export const handler = awslambda.streamifyResponse(async (event, out, context) =
   for (let number = 0; number < ask.pieces; number++) {{
     if (number === ask.fails_at) throw new RangeError(ask.id);
     const room = out.write(`${{ask.id}} ${{number}} ${{"x".repeat(ask.size)}}\\n`);
-    if (!room) await new Promise((done) => out.once("drain", done));
+    if (!room) await once(out, "drain");
   }}
   out.end();
 }});

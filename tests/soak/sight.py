@@ -9,6 +9,7 @@ import os
 import re
 import socket
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,11 +68,6 @@ def look(settings: Settings, pid: int) -> Sight:
     """All of it, one thing after the other: while nothing runs they agree."""
     tag = node_tag(settings.run_dir)
     name = f"hearth-{tag}-"
-    groups = {
-        path.name
-        for path in Path("/sys/fs/cgroup").glob(f"**/hearth-{tag}/*")
-        if path.is_dir() and path.name != "still"
-    }
     folders = {p.name for p in (settings.run_dir / "sandboxes").iterdir() if p.is_dir()}
     return Sight(
         pid=pid,
@@ -80,7 +76,7 @@ def look(settings: Settings, pid: int) -> Sight:
         children=_children(pid),
         rss_mb=rss_mb(pid),
         containers=frozenset(c.removeprefix(name) for c in containers(settings)),
-        groups=frozenset(groups),
+        groups=frozenset(_groups(tag)),
         folders=frozenset(folders),
         mounted=frozenset(seat_ids(settings)),
         conmons=_conmons(name),
@@ -127,6 +123,13 @@ def _files(settings: Settings, pid: int) -> Counter[str]:
         else:
             found[target] += 1
     return found
+
+
+def _groups(tag: str) -> Iterator[str]:
+    root = Path("/sys/fs/cgroup")
+    for parent in (root / f"hearth-{tag}", *root.glob(f"*/hearth-{tag}")):
+        if parent.is_dir():
+            yield from (p.name for p in parent.iterdir() if p.is_dir() and p.name != "still")
 
 
 def _children(pid: int) -> int:

@@ -33,8 +33,8 @@ PAUSE_S = 3.0  # the longest between two deploys
 # both depends on the order in which they came and went. A leak of a kilobyte for each call is four
 # times that after ten minutes of a slow machine.
 GROWTH_MAX_MB = 40.0
-# Less memory than all functions together would take: seats are evicted all the time.
-BUDGET = {"HEARTH_MEMORY_BUDGET_MB": "6144", "HEARTH_DEFAULT_MEMORY_MB": "64"}
+# Memory for what the load needs at once, so that what is warm is called; some seats are evicted.
+SETTINGS = {"HEARTH_MEMORY_BUDGET_MB": "6144", "HEARTH_DEFAULT_MEMORY_MB": "64"}
 
 
 @dataclass(eq=False, slots=True)
