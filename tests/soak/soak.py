@@ -187,7 +187,7 @@ def _check_logs(platform: Platform, report: Report) -> None:
     log = (platform.settings.data_dir / "log" / "gateway.log").read_text(errors="replace")
     lines = [line for line in log.splitlines() if not line.startswith("INFO")]
     serious = ("ERROR", "CRITICAL", "Traceback", "Exception", "Task ")
-    report.complaints = [x for x in lines if "a response broke off" not in x][-20:]
+    report.complaints = [x for x in lines if "response broke off" not in x][-20:]
     report.wrong += [f"logged: {x}" for x in lines if x.startswith(serious)][:10]
 
 
