@@ -19,7 +19,7 @@ from core.settings import Settings
 from executor.admission import Admission
 from executor.call import Call, CodeProvider, LogSink, Outcome, PoolStats
 from executor.driver import Driver
-from executor.inflight import Told
+from executor.inflight import Told, settle
 from executor.pool import Pool
 from executor.seats import Seat
 from executor.starter import Starter
@@ -102,7 +102,13 @@ class Executor:
             self._admission.leave(version.function_id)
             raise
         waited_ms = (time.perf_counter() - started) * 1000
-        outcome = await seat.sandbox.call(call, partial(self._over, seat))
+        answer = seat.sandbox.call(call, partial(self._over, seat))
+        try:
+            outcome = await answer
+        except asyncio.CancelledError:
+            if answer.done() and not answer.cancelled() and not answer.exception():
+                settle(answer, answer.result())  # a stream began in this very tick: nobody reads it
+            raise
         return _told(outcome, seat, call, waited_ms, why_cold)
 
     def _over(self, seat: Seat) -> None:

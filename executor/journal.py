@@ -106,6 +106,11 @@ class Journal:
         if lines:
             self._emit(account.invocation_id, stream, lines)
 
+    def tag_of(self, line: bytes) -> bytes:
+        """The tag in front of a line, if lines carry one."""
+        tag = _TAG.match(line) if self.is_tagged else None
+        return tag[0] if tag else b""
+
     def is_flooded(self, size: int) -> bool:
         """Count bytes just read; whether that was more than a sandbox may write in a window."""
         now = time.monotonic()

@@ -103,7 +103,7 @@ class LogPipe:
         *lines, rest = (self._partial + data).split(b"\n")
         if len(rest) > LOG_LINE_BYTES_MAX:
             lines.append(rest)
-            rest = b""
+            rest = self._journal.tag_of(rest)  # what follows is the same call's
         self._partial = rest
         if lines:
             self._journal.keep(self._stream, lines)

@@ -18,7 +18,6 @@ from collections.abc import Iterable, Iterator
 
 from core.limits import (
     SEAT_WAIT_FAIR_S,
-    WARM_RETRY_S,
 )
 from core.model import Version
 from executor.ends import Ends
@@ -169,15 +168,14 @@ class Plan:
         """A start has ended otherwise; the ticket that is to hear of it, if one waits."""
         self._unpromise(line)
         told = line.tickets.popleft() if line.tickets else None
-        if told is None:
-            delay = WARM_RETRY_S[min(line.failures, len(WARM_RETRY_S) - 1)]
-            line.failures += 1
-            line.retry_at = now + delay
+        line.pause(now)
         self._settle(line, now)
         return told
 
     def give_up(self, line: Line, now: float) -> list[Ticket]:
-        """Nothing more is tried for whoever waits: the tickets that are to hear of it."""
+        """A start has failed, and no other is tried: the tickets that are to hear of it."""
+        self._unpromise(line)
+        line.pause(now)
         unserved = list(line.tickets)
         line.tickets.clear()
         self._settle(line, now)

@@ -237,12 +237,14 @@ class Pool:
             self._breaker.unknown(version.id)
             if not isinstance(error, FunctionFault | NodeDraining):
                 log.warning("a seat of %s could not be made: %s", version.label, error.message)
-        told = self.plan.start_failed(line, now)
-        if told is not None:
-            _refuse(told, error)
-        if self._breaker.is_open(version.id):
-            for ticket in self.plan.give_up(line, now):
-                _refuse(ticket, self._breaker.error(version.id, now))
+        if not self._breaker.is_open(version.id):
+            told = [ticket] if (ticket := self.plan.start_failed(line, now)) else []
+        else:
+            told = self.plan.give_up(line, now)
+        for ticket in told[:1]:
+            _refuse(ticket, error)
+        for ticket in told[1:]:
+            _refuse(ticket, self._breaker.error(version.id, now))
         self._act()
 
     # --- the rest of life ------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
 
+from core.limits import WARM_RETRY_S
 from core.model import Version
 from executor.sandbox import Sandbox
 
@@ -66,6 +67,11 @@ class Line:
     def __post_init__(self) -> None:
         self.memory_mb = self.version.config.memory_mb
         self.slots = self.version.config.per_sandbox
+
+    def pause(self, now: float) -> None:
+        """A start has failed: what is kept is tried again later, each time after a longer pause."""
+        self.retry_at = now + WARM_RETRY_S[min(self.failures, len(WARM_RETRY_S) - 1)]
+        self.failures += 1
 
     @property
     def is_empty(self) -> bool:

@@ -113,11 +113,11 @@ class Book:
             self.seats.append(self.plan.started(line, cast(Sandbox, object()), self.now))
         elif how == "off":
             self.plan.called_off(line, self.now)
-        elif (ticket := self.plan.start_failed(line, self.now)) is not None:
-            del self.waiting[ticket]
-        if how == "hopeless":
+        elif how == "hopeless":
             for ticket in self.plan.give_up(line, self.now):
                 del self.waiting[ticket]
+        elif (ticket := self.plan.start_failed(line, self.now)) is not None:
+            del self.waiting[ticket]
         self.act()
 
     def answer(self, which: int) -> None:

@@ -196,7 +196,7 @@ class Forking:
 
     def be_child(self, sock: _socket.socket) -> NoReturn:
         """Answer one call. That this is a fork has closed the wire itself."""
-        self.wire.sock = sock
+        self.wire.go_on_with(sock)
         self.wire.use(bytearray(BUFFER_BYTES), 0)
         self.serial.function.process = getpid()
         self.life.busy = True

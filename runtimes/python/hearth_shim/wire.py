@@ -6,6 +6,7 @@ Names of the system are bound here at once: what a function makes of `os` is its
 from __future__ import annotations
 
 import _socket
+import select
 import struct
 from os import _exit as exit_now
 from os import write as write_bytes
@@ -32,12 +33,21 @@ class Wire:
     """One end of a connection."""
 
     def __init__(self, sock: _socket.socket) -> None:
-        self.sock = sock
+        self.go_on_with(sock)
         self.body_bytes_max = 0  # until INIT says how large bodies may be
         self.buffer = bytearray(BUFFER_BYTES)
         self.view = memoryview(self.buffer)
         self.start = self.end = 0  # of what was received and not yet taken
         self.received = 0  # bytes that `read` found
+
+    def go_on_with(self, sock: _socket.socket) -> None:
+        """Speak on this one from now on."""
+        self.sock = sock
+        # Asleep in recv one is woken, in vain, each time the other end reads what it was sent;
+        # asleep in poll only by what can be read.
+        poll = select.poll()
+        poll.register(sock.fileno(), select.POLLIN)
+        self.wait = poll.poll
 
     def receive(self) -> Frame:
         """The next frame. Its body is valid until more is read."""
@@ -82,6 +92,7 @@ class Wire:
             return
         self.make_room(wanted)
         while self.end - self.start < wanted:
+            self.wait()
             try:
                 count = self.sock.recv_into(self.view[self.end :])
             except OSError:
