@@ -121,7 +121,7 @@ def test_however_bytes_are_cut_the_same_calls_are_made_in_order(
 
 
 def test_a_kept_head_is_told_from_its_like_with_more_or_less_behind_it() -> None:
-    one = request(EVENT, b"1")
+    one = request(HTTP, b"1")  # its body may be anything
     for chunks in (
         [one, one + one],
         [one + one, one + one],
