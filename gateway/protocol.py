@@ -128,7 +128,6 @@ class Connection(HttpToolsProtocol):
             or not (self.cycle is None or self.cycle.response_complete)
             or int(named.get(b"content-length", 0)) > BODY_BYTES_MAX
             or parser.get_http_version() != "1.1"
-            or parser.should_upgrade()
             or not parser.should_keep_alive()
         ):
             return None

@@ -120,6 +120,7 @@ async def test_a_stranger_to_a_public_function_learns_as_little(hot: Hot) -> Non
 
 FALLS_BACK = {
     "HTTP/1.0": request(version="1.0"),
+    "HTTP/1.0 that stays": request(EVENT, b"{}", "connection: keep-alive", version="1.0"),
     "the last request": request(EVENT, b"{}", "connection: close"),
     "an upgrade": request(EVENT, b"", "connection: upgrade, close", "upgrade: h2c"),
     "a query of an event": request(f"{EVENT}?qualifier=latest", b"{}"),
@@ -210,6 +211,16 @@ async def test_what_is_not_an_invocation_is_not_the_lanes(hot: Hot) -> None:
             assert (await client.answer()).status == 404
     assert hot.asked == [EVENT, "/healthz", "/v1/functions"]
     assert hot.runs.begun == []
+
+
+async def test_the_lane_is_asked_once_for_each_request(hot: Hot) -> None:
+    hot.echo()
+    async with hot.client() as client:
+        for number, is_warm in enumerate((True, True, False, False, True), 1):
+            hot.runs.is_warm = is_warm
+            client.send(request())
+            await client.answer()
+            assert hot.runs.asked_count == number
 
 
 # --- one head again and again --------------------------------------------------------------------

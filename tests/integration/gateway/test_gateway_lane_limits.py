@@ -13,10 +13,12 @@ from core.errors import FunctionTimeout
 from core.limits import HEADERS_BYTES_MAX
 from executor.call import Outcome
 from gateway import main, protocol
+from gateway.lane import HEAD_KEPT_BYTES_MAX
 from tests.fixtures.hot_path import (
     EVENT,
     HTTP,
     Answer,
+    Client,
     Hot,
     outcome,
     request,
@@ -92,25 +94,74 @@ async def test_a_paused_body_after_a_request_in_the_lane_is_a_408(
     assert len(hot.runs.begun) == 1
 
 
-async def test_a_body_that_is_late_goes_the_other_way(hot: Hot) -> None:
-    hot.echo()
-    async with hot.client() as client:
+@pytest.fixture
+async def still(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Hot]:
+    """A server that sweeps when a test does."""
+    monkeypatch.setattr(main, "SWEEP_S", 3600)
+    async with serving_hot() as hot:
+        hot.echo()
+        yield hot
+
+
+def is_held(hot: Hot) -> bool:
+    """Whether a request that has begun to come in is held for the lane."""
+    return any(connection.held for connection in hot.connections)
+
+
+async def test_a_body_that_is_late_goes_the_other_way(still: Hot) -> None:
+    async with still.client() as client:
         client.send(request(EVENT, b'"late"')[:-1])
-        await until(lambda: any(connection.held for connection in hot.connections))
-        await until(lambda: not any(connection.held for connection in hot.connections))
+        await until(lambda: is_held(still))
+        (connection,) = still.connections
+        connection.sweep(connection.now())
+        assert connection.held is None
         client.send(b'"')
         assert (await client.answer()).body == b'"late"'
-    assert [begun.in_lane for begun in hot.runs.begun] == [False]
+    assert [begun.in_lane for begun in still.runs.begun] == [False]
 
 
-async def test_a_client_that_leaves_in_its_body_leaves_nothing(hot: Hot) -> None:
-    async with hot.client() as client:
+async def test_a_client_that_expects_a_word_before_its_body_gets_it_at_once(still: Hot) -> None:
+    async with still.client() as client:
+        client.send(request(EVENT, b'"x"', "expect: 100-continue")[:-3])
+        await client.exactly(b"HTTP/1.1 100 Continue\r\n\r\n")
+        client.send(b'"x"')
+        assert (await client.answer()).body == b'"x"'
+
+
+async def test_the_same_request_again_waits_while_the_first_is_under_way(still: Hot) -> None:
+    async with still.client() as client:
+        client.send(request())
+        await client.answer()
+        still.runs.answers = None
+        client.send(request())
+        second = await still.runs.next(2)
+        client.send(request())
+        (connection,) = still.connections
+        await until(lambda: len(connection.pipeline) == 1)
+        assert len(still.runs.begun) == 2
+        still.echo()
+        second.end(outcome(b'"second"'))
+        assert (await client.answer()).body == b'"second"'
+        answer = await client.answer()
+        assert answer.headers["x-hearth-invocation-id"] == still.runs.begun[2].call.id
+
+
+async def test_a_large_head_is_not_kept(still: Hot) -> None:
+    async with still.client() as client:
+        for size, is_kept in ((10, True), (HEAD_KEPT_BYTES_MAX, False)):
+            client.send(request(EVENT, b"{}", "x-pad: " + "x" * size))
+            await client.answer()
+            assert (still.connections[0].kept is not None) is is_kept
+
+
+async def test_a_client_that_leaves_in_its_body_leaves_nothing(still: Hot) -> None:
+    async with still.client() as client:
         client.send(request(EVENT, b'"late"')[:-1])
-        await until(lambda: any(connection.held for connection in hot.connections))
-        (connection,) = hot.connections
-    await until(lambda: hot.connections == [])
+        await until(lambda: is_held(still))
+        (connection,) = still.connections
+    await until(lambda: still.connections == [])
     assert (connection.held, connection.held_body, connection.chunk) == (None, [], b"")
-    assert hot.runs.begun == []
+    assert still.runs.begun == []
 
 
 async def test_too_large_a_head_is_a_431_in_the_lane_too(hot: Hot) -> None:
@@ -213,16 +264,26 @@ async def test_a_fault_of_ours_does_not_leave_the_client_waiting(hot: Hot) -> No
 # --- shutting down -------------------------------------------------------------------------------
 
 
-async def test_a_shutdown_waits_for_a_request_that_is_being_read() -> None:
+async def test_a_shutdown_waits_for_a_request_that_is_being_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(main, "SWEEP_S", 3600)
+    answers: list[Answer] = []
+
+    async def talk(hot: Hot, client: Client) -> None:
+        await until(lambda: not hot.connections[0].held)  # it was told of the shutdown
+        client.send(b'"')
+        answers.append(await client.answer())
+
     async with contextlib.AsyncExitStack() as stack:
         async with serving_hot() as hot:
             hot.echo()
             client = await stack.enter_async_context(hot.client())
             client.send(request(EVENT, b'"late"')[:-1])
-            await until(lambda: any(connection.held for connection in hot.connections))
-            asyncio.get_running_loop().call_later(0.2, client.send, b'"')
-        answer = await client.answer()
-        assert (answer.body, answer.headers["connection"]) == (b'"late"', "close")
+            await until(lambda: is_held(hot))
+            talking = asyncio.create_task(talk(hot, client))
+        await talking
+    assert (answers[0].body, answers[0].headers["connection"]) == (b'"late"', "close")
 
 
 async def test_a_shutdown_waits_for_a_call_in_the_lane() -> None:
