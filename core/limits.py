@@ -81,6 +81,7 @@ STEMS_MAX = 24  # of one kind, unless HEARTH_STEMS_MAX says otherwise
 STEM_BUDGET_SHARE = 8  # at most this part of the node's memory is for stems
 STEM_BURST_S = 2.0  # cold starts within this time count as one burst
 STEM_MEMORY_S = 600.0  # the largest burst of this time sets how many stems are kept
+STEM_LOOK_S = 30.0  # how often a stock is looked at for what is more than its level
 REFILLS_AT_ONCE_MAX = 2  # boots for the stock; those that somebody waits for come first
 REFILL_PATIENCE_S = 1.0  # how long refilling stands back for cold starts under way
 INIT_FAILURES_MAX = 3  # in a row, then a version is not tried again before a pause

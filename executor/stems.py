@@ -22,6 +22,7 @@ from core.limits import (
     BOOTS_AT_ONCE_MAX,
     REFILL_PATIENCE_S,
     REFILLS_AT_ONCE_MAX,
+    STEM_LOOK_S,
     STEM_MB,
     STEMS_MAX,
 )
@@ -119,6 +120,7 @@ class Stems:
         self._turns = 0
         self._refill: asyncio.TimerHandle | None = None
         self._has_stood_back = False
+        self._looking: asyncio.TimerHandle | None = None
         self._is_open = False
 
     def start(self, runtimes: Iterable[Runtime]) -> None:
@@ -126,6 +128,15 @@ class Stems:
         self._is_open = True
         for runtime in runtimes:
             self.know(runtime, "none")
+        self._look()
+
+    def _look(self) -> None:
+        """Levels fall with time."""
+        for shelf in self._shelves.values():
+            while len(shelf.stock) > self._level_of(shelf):
+                self._driver.close(shelf.stock.pop(0))  # `on_died` finds it gone
+        self._fill()
+        self._looking = asyncio.get_running_loop().call_later(STEM_LOOK_S, self._look)
 
     def know(self, runtime: Runtime, network: str) -> None:
         """There are functions of this kind: keep stems for them."""
@@ -147,7 +158,7 @@ class Stems:
     async def stop(self) -> None:
         """Boot nothing more. The driver closes what is in stock."""
         self._is_open = False
-        handles = [self._refill, *(shelf.pause for shelf in self._shelves.values())]
+        handles = [self._looking, self._refill, *(shelf.pause for shelf in self._shelves.values())]
         for handle in handles:
             if handle is not None:
                 handle.cancel()
@@ -179,6 +190,7 @@ class Stems:
             if len(shelf.stock) > 1 or (shelf.stock and is_first):
                 stem = shelf.stock.pop()
                 stem.on_died = lambda sandbox: None
+                shelf.failures = 0
                 self._fill()
                 return stem
             return await self._wait(shelf, _Wish(version))
@@ -292,9 +304,7 @@ class Stems:
             text = f"a sandbox could not be made: {type(error).__name__}: {error}"
             self._failed(shelf, SandboxBroken(text))
         else:
-            if self._hand_on(shelf, stem):
-                shelf.failures = 0
-            else:
+            if not self._hand_on(shelf, stem):
                 self._failed(shelf, SandboxBroken("a sandbox ended as soon as it had booted"))
         finally:
             shelf.booting -= 1
@@ -318,21 +328,30 @@ class Stems:
         if wish is not None:
             wish.stem.set_exception(error)
             return
-        delay_s = _BACK_OFF_S[min(shelf.failures, len(_BACK_OFF_S) - 1)]
-        shelf.failures += 1
+        delay_s = self._pause(shelf)
         log.warning(
             "no %s stem could be booted, again in %g s: %s", _name(shelf), delay_s, error.message
         )
+
+    def _pause(self, shelf: _Shelf) -> float:
+        """Boot nothing for this stock for a while, longer each time; for how long."""
+        delay_s = _BACK_OFF_S[min(shelf.failures, len(_BACK_OFF_S) - 1)]
+        shelf.failures += 1
         if shelf.pause is None and self._is_open:
             shelf.pause = asyncio.get_running_loop().call_later(delay_s, self._go_on, shelf)
+        return delay_s
 
     def _go_on(self, shelf: _Shelf) -> None:
         shelf.pause = None
         self._fill()
 
     def _on_died(self, shelf: _Shelf, stem: Sandbox) -> None:
+        if stem not in shelf.stock:
+            return
         shelf.stock.remove(stem)
         self._driver.close(stem)
+        if not shelf.waiting:
+            self._pause(shelf)  # or one that never lives long would be booted without end
         self._fill()
 
 

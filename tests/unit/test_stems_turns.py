@@ -259,3 +259,31 @@ async def test_a_stock_that_was_stopped_boots_nothing_more(stems: Make, driver: 
     with pytest.raises(asyncio.CancelledError):
         await waiting
     await stock.stop()  # any number of times
+
+
+async def test_what_is_more_than_the_level_is_let_go_after_a_while(
+    stems: Make, driver: Booting
+) -> None:
+    stock = await filled(stems, driver, 1)
+    version = python()
+    stock.expect([version, python(), python()])
+    await ticks()
+    while driver.held:
+        await driver.finish()
+    assert stock.count()[PYTHON.name] == 3
+    stock.expect([version])
+    assert stock.count()[PYTHON.name] == 3
+    stock._look()
+    assert stock.count()[PYTHON.name] == 1
+    assert len(driver.closed) == 2
+
+
+async def test_a_stem_that_dies_in_stock_is_not_replaced_without_a_pause(
+    stems: Make, driver: Booting
+) -> None:
+    stock = await filled(stems, driver, 1)
+    (shelf,) = (s for s in stock._shelves.values() if s.runtime is PYTHON)
+    shelf.stock[0].connection_lost(None)
+    await ticks()
+    assert driver.held == []
+    assert shelf.pause is not None
