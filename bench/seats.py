@@ -49,7 +49,7 @@ class _Echo:
         """Nothing is behind it."""
 
 
-class _Driver:
+class EchoDriver:
     """Sandboxes without processes."""
 
     async def __aenter__(self) -> Self:
@@ -94,7 +94,7 @@ class _Driver:
         pass
 
 
-class _Nothing:
+class Nothing:
     """Code that is nowhere, logs that nobody reads."""
 
     async def tree(self, version: Version) -> str:
@@ -119,12 +119,12 @@ def seats_1000() -> Row:
 
 async def _both() -> tuple[list[float], list[float]]:
     settings = Settings(stems=0, memory_budget_mb=200_000)
-    nothing = _Nothing()
+    nothing = Nothing()
     async with (
-        Executor(settings, _Driver(), nothing, nothing) as small,
-        Executor(settings, _Driver(), nothing, nothing) as large,
+        Executor(settings, EchoDriver(), nothing, nothing) as small,
+        Executor(settings, EchoDriver(), nothing, nothing) as large,
     ):
-        versions = [_version() for _ in range(SEATS)]
+        versions = [echo_version() for _ in range(SEATS)]
         await _call_us(small, versions[:1], 1)
         await _call_us(large, versions, SEATS)
         assert large.stats().idle == SEATS
@@ -144,7 +144,7 @@ async def _call_us(executor: Executor, versions: Sequence[Version], calls: int) 
     return (time.perf_counter() - started) / calls * 1e6
 
 
-def _version(**config: Any) -> Version:
+def echo_version(**config: Any) -> Version:
     made = Version(
         id=f"v_{uuid.uuid4().hex}",
         function_id=f"fn_{uuid.uuid4().hex}",
