@@ -115,7 +115,6 @@ class Connection(HttpToolsProtocol):
                 self._let_go()
                 return
             self._release()
-        self.chunk = b""  # the next request does not begin where it does
         super().on_message_complete()
 
     def _may_hold(self) -> Head | None:

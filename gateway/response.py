@@ -119,14 +119,15 @@ async def pour(cycle: Cycle, opening: Opening, stream: Stream) -> None:
     so that the client can tell. Whatever happens, the stream is closed. ClientGone."""
     framing = opening.framing
     try:
-        if cycle.flow.write_paused:
-            await cycle.flow.drain()
         cycle.response_started = True
         _put(cycle, _head(cycle, opening.answer))
-        while framing is not Framing.NONE and (piece := await stream.read()):
+        while framing is not Framing.NONE:
+            await cycle.flow.drain()
+            piece = await stream.read()
+            if not piece:
+                break
             is_raw = framing is Framing.RAW
             _put(cycle, piece if is_raw else b"%x\r\n%b\r\n" % (len(piece), piece))
-            await cycle.flow.drain()
         if framing is Framing.CHUNKED:
             _put(cycle, b"0\r\n\r\n")
         _complete(cycle)

@@ -27,6 +27,7 @@ from tests.fixtures.hot_path import (
     version,
 )
 
+ANSWERED_S = 30.0
 BODIES = st.sampled_from([b"1", b"2", b'"a"', b'"b"', b"[]", b'"\\r\\n\\r\\n"', b" " * 300 + b"3"])
 
 
@@ -96,6 +97,11 @@ async def served(chunks: list[bytes], count: int, *, waits: list[bool]) -> tuple
     return runs, wire.written
 
 
+def run(chunks: list[bytes], count: int, waits: list[bool]) -> tuple[Held, bytes]:
+    """The same, in a loop of its own, and not for ever."""
+    return asyncio.run(asyncio.wait_for(served(chunks, count, waits=waits), ANSWERED_S))
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.lists(requests(), min_size=1, max_size=6), st.integers(), st.sampled_from([0, 1, 3, 30]))
 def test_however_bytes_are_cut_the_same_calls_are_made_in_order(
@@ -109,7 +115,7 @@ def test_however_bytes_are_cut_the_same_calls_are_made_in_order(
     at = [*sorted(bounds), len(whole)]
     chunks = [whole[a:b] for a, b in itertools.pairwise(at)]
     waits = [rolled.random() < 0.7 for _ in chunks]
-    runs, written = asyncio.run(served(chunks, len(asked), waits=waits))
+    runs, written = run(chunks, len(asked), waits)
     expected = [a.split(b"\r\n\r\n", 1)[1] for a in asked]
     bodies = [b.split(b"\r\n")[1] if b.endswith(b"\r\n0\r\n\r\n") else b for b in expected]
     assert [begun.call.body for begun in runs.begun] == bodies
@@ -129,17 +135,17 @@ def test_a_kept_head_is_told_from_its_like_with_more_or_less_behind_it() -> None
         [one, one, one[:50], one[50:] + one],
     ):
         count = sum(map(len, chunks)) // len(one)
-        runs, _ = asyncio.run(served(chunks, count, waits=[True] * len(chunks)))
+        runs, _ = run(chunks, count, [True] * len(chunks))
         assert [begun.call.body for begun in runs.begun] == [b"1"] * count
         assert runs.begun[0].in_lane
 
 
 def test_the_lane_is_among_what_is_tried() -> None:
     asked = [request(EVENT, b"%d" % number) for number in range(3)]
-    runs, _ = asyncio.run(served(asked, 3, waits=[True] * 3))
+    runs, _ = run(asked, 3, [True] * 3)
     assert [begun.in_lane for begun in runs.begun] == [True] * 3
     whole = [b"".join(asked)]
-    runs, _ = asyncio.run(served(whole, 3, waits=[True]))
+    runs, _ = run(whole, 3, [True])
     assert [begun.in_lane for begun in runs.begun] == [True, False, False]
 
 

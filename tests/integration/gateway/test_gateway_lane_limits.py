@@ -154,6 +154,29 @@ async def test_a_large_head_is_not_kept(still: Hot) -> None:
             assert (still.connections[0].kept is not None) is is_kept
 
 
+async def test_nothing_stays_of_what_was_read(still: Hot) -> None:
+    async with still.client() as client:
+        for is_warm in (True, False):
+            still.runs.is_warm = is_warm
+            client.send(request(HTTP, b"x" * 60_000))
+            await client.answer()
+            (connection,) = still.connections
+            assert (connection.chunk, connection.held_body) == (b"", [])
+
+
+async def test_a_client_that_leaves_with_requests_in_line_is_no_error(
+    hot: Hot, caplog: pytest.LogCaptureFixture
+) -> None:
+    hot.runs.is_warm = False
+    async with hot.client() as client:
+        client.send(request() + request())
+        await hot.runs.next()
+        await until(lambda: len(hot.connections[0].pipeline) == 1)
+    await until(lambda: hot.connections == [])
+    await until(lambda: not hot.server.server_state.tasks)
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
 async def test_a_client_that_leaves_in_its_body_leaves_nothing(still: Hot) -> None:
     async with still.client() as client:
         client.send(request(EVENT, b'"late"')[:-1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -174,7 +175,7 @@ async def test_requests_behind_a_stream_wait_for_its_end(hot: Hot) -> None:
 
 
 async def test_nonsense_behind_a_stream_ends_both_and_stands_in_no_response(
-    hot: Hot, monkeypatch: pytest.MonkeyPatch
+    hot: Hot, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(protocol, "CLIENT_LINGER_S", 0.2)
     tap = Tap(b"abc")
@@ -187,6 +188,9 @@ async def test_nonsense_behind_a_stream_ends_both_and_stands_in_no_response(
         tap.put(b"def")
         await until(lambda: tap.closed_count > 0)
     await until(lambda: hot.connections == [])
+    await until(lambda: not hot.server.server_state.tasks)
+    gc.collect()  # a task's own end may only be told when it is collected
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 async def test_a_stream_for_a_connection_that_is_closing_is_closed(
