@@ -116,8 +116,8 @@ class Book:
         elif how == "hopeless":
             for ticket in self.plan.give_up(line, self.now):
                 del self.waiting[ticket]
-        elif (ticket := self.plan.start_failed(line, self.now)) is not None:
-            del self.waiting[ticket]
+        elif (told := self.plan.start_failed(line, self.now)) is not None:
+            del self.waiting[told]
         self.act()
 
     def answer(self, which: int) -> None:
