@@ -177,7 +177,7 @@ def _check_logs(platform: Platform, report: Report) -> None:
     """Each line that a call printed is that call's, and the gateway had nothing to be sorry for."""
     with platform.client() as client:
         for kind in KINDS:
-            text = client.get(f"/v1/functions/{kind.name}/logs", params={"tail": 10_000}).text
+            text = client.get(f"/v1/functions/{kind.name}/logs", params={"tail": 2_000}).text
             lines = [json.loads(line) for line in text.splitlines()]
             of = [x for x in lines if x["stream"] == "stdout" and x["text"].startswith("of ")]
             wrong = [x for x in of if x["text"] != f"of {x['invocation_id']}"]
