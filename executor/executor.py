@@ -126,7 +126,10 @@ class Executor:
                 return
             seat = self._pool.lend(version)
             if seat is not None:
-                seat.sandbox.begin(call, told, partial(self._over, seat))
+                waited_ms = (time.perf_counter() - started) * 1000
+                seat.sandbox.begin(
+                    call, partial(_waited, told, waited_ms), partial(self._over, seat)
+                )
             else:  # what was warm has ended meanwhile
                 self._tasks.add(task := asyncio.create_task(self._run(version, call, started)))
                 task.add_done_callback(partial(self._ran, told))
@@ -177,6 +180,12 @@ class Executor:
         return dataclasses.replace(
             self._pool.stats(), stems=self._stems.count(), stem_levels=self._stems.levels()
         )
+
+
+def _waited(told: Told, waited_ms: float, end: Outcome | HearthError) -> None:
+    if isinstance(end, Outcome):
+        end.timing.queue_ms = waited_ms
+    told(end)
 
 
 def _told(

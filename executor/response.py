@@ -30,6 +30,7 @@ _DROPPED = frozenset(
         "server",
         "server-timing",
         "x-cold-start",
+        "x-cold-start-reason",
         "x-request-id",
     )
 )
