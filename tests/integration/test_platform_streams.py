@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
+from functools import partial
 
 import httpx
 import pytest
@@ -125,9 +126,9 @@ def endless(client: httpx.Client, request: pytest.FixtureRequest) -> Iterator[st
     yield name
 
 
-def ends(client: httpx.Client, name: str) -> int:
-    """How many of its streams have run their last line."""
-    return sum(line["text"] == "it ends" for line in logged(client, name))
+def has_ended(client: httpx.Client, name: str, streams: int) -> bool:
+    """Whether so many of its streams have run their last line."""
+    return sum(line["text"] == "it ends" for line in logged(client, name)) == streams
 
 
 def is_warm(client: httpx.Client, name: str) -> bool:
@@ -192,7 +193,7 @@ def test_a_reader_that_leaves_ends_the_generator_and_its_seat_returns(
             assert answer.headers["x-kind"] == "endless"
             if number != 2:  # once it leaves while nothing has been read but the head
                 assert next(answer.iter_raw(6)) == b"first\n"
-        until(lambda: ends(client, endless) == number, "the generator goes on for nobody")  # noqa: B023
+        until(partial(has_ended, client, endless, number), "the generator goes on for nobody")
         assert is_warm(client, endless)
 
 
@@ -249,7 +250,7 @@ def test_head_has_the_streams_headers_and_ends_it(
     answer = client.head(f"/function/{endless}/")
     assert (answer.status_code, answer.content) == (200, b"")
     assert answer.headers["x-kind"] == "endless"
-    until(lambda: ends(client, endless) == 1, "the generator goes on for nobody")
+    until(partial(has_ended, client, endless, 1), "the generator goes on for nobody")
     assert is_warm(client, endless)  # and the connection is not out of step
 
 
