@@ -93,6 +93,8 @@ async def soak(
     while report.seconds < seconds and not report.wrong:
         await _round(platform, scene, clients, min(ROUND_S, seconds - report.seconds), report, say)
         report.rounds += 1
+        if report.wrong:  # the gateway has died: there is nothing to look at
+            break
         report.after = await _silence(platform, pid, report.before, report)
         report.wrong += scene.books.check()
         await asyncio.to_thread(_check_logs, platform, report)
@@ -124,7 +126,11 @@ async def _round(
         while (gone := time.monotonic() - started) < seconds:
             await asyncio.sleep(min(LOOKS_EVERY_S, seconds - gone))
             report.seconds = before + time.monotonic() - started
-            report.rss.append((report.seconds, rss_mb(pid)))
+            try:
+                report.rss.append((report.seconds, rss_mb(pid)))
+            except OSError:
+                report.wrong.append("the gateway has died")
+                break
             if report.seconds - said >= SAYS_EVERY_S:
                 said = report.seconds
                 say(_progress(report))
