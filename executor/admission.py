@@ -48,6 +48,11 @@ class Admission:
         self._timer: asyncio.TimerHandle | None = None
         self._closed: asyncio.Event | None = None  # once closed: set when the last one left
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether one invocation is all there is on this node."""
+        return self._total == 1
+
     def enter(self, version: Version) -> bool:
         """Take a place now; False when there is none. Whoever took one leaves it."""
         function_id = version.function_id

@@ -21,6 +21,7 @@ from executor.call import Call, CodeProvider, LogSink, Outcome, PoolStats
 from executor.driver import Driver
 from executor.inflight import Told, settle
 from executor.pool import Pool
+from executor.sandbox import Sandbox
 from executor.seats import Seat
 from executor.starter import Starter
 from executor.stems import Stems
@@ -82,7 +83,14 @@ class Executor:
             admission.leave(version.function_id)
             return False
         seat.sandbox.begin(call, told, partial(self._over, seat))
+        if admission.is_alone:
+            asyncio.get_running_loop().call_soon(self._look, seat.sandbox)
         return True
+
+    def _look(self, sandbox: Sandbox) -> None:
+        """With nothing else to do, wait for a quick answer without going to sleep."""
+        if self._admission.is_alone:
+            sandbox.look()
 
     async def invoke(self, version: Version, call: Call) -> Outcome:
         """Run one invocation to its outcome. The function's own error is an outcome, a value. To

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from core.errors import HearthError
+from core.limits import METER_FRESH_S
 from executor.call import Call, Outcome, Timing, Usage
 from executor.meter import Meter
 from executor.stream import BodyStream
@@ -25,9 +26,7 @@ class InFlight:
         *("_told", "_cpu_ns", "_meter"),
     )
 
-    def __init__(
-        self, call: Call, number: int, told: Told, over: Over, meter: Meter | None
-    ) -> None:
+    def __init__(self, call: Call, number: int, told: Told, over: Over) -> None:
         self.call = call
         self.number = number
         self.over = over
@@ -36,12 +35,17 @@ class InFlight:
         self.is_alone = True  # no other call was in the sandbox meanwhile
         self.is_warned = False  # its time is nearly over, and the function was told so
         self._told: Told | None = told
-        self._meter = meter
+        self._meter: Meter | None = None
         self._cpu_ns = 0
-        if meter is not None:
-            self._cpu_ns = meter.cpu_ns()
-            meter.reset_peak()
         self.started = time.perf_counter()
+
+    def watch(self, meter: Meter | None) -> None:
+        """Begin to count what it uses."""
+        self._meter = meter
+        if meter is not None:
+            # Nothing to speak of is used between two calls that follow at once.
+            self._cpu_ns = meter.cpu_ns(METER_FRESH_S)
+            meter.reset_peak()
 
     def tell(self, said: Outcome | HearthError) -> None:
         """Whoever waits, once; after that a stream's reader hears of an error."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Protocol
 
 from executor.cgroup import SandboxCgroup
@@ -13,8 +14,9 @@ class Meter(Protocol):
 
     can_reset: bool  # whether `reset_peak` does anything on this kernel
 
-    def cpu_ns(self) -> int:
-        """CPU time of all its processes since it was made, in nanoseconds; 0 when it is gone."""
+    def cpu_ns(self, age_max_s: float = 0.0) -> int:
+        """CPU time of all its processes since it was made, in nanoseconds; 0 when it is gone. What
+        was read not longer than `age_max_s` ago will do."""
         ...
 
     def peak_bytes(self) -> int:
@@ -36,10 +38,11 @@ class GroupMeter:
 
     Measured on v1: CPU 0.8 µs, peak 0.8 µs, reset 1.3 µs."""
 
-    __slots__ = ("_cpu", "_group", "_peak", "can_reset")
+    __slots__ = ("_cpu", "_group", "_last_at", "_last_ns", "_peak", "can_reset")
 
     def __init__(self, group: SandboxCgroup) -> None:
         self._group = group
+        self._last_ns, self._last_at = 0, 0.0
         cpu = ("", "cpu.stat") if group.is_v2 else ("cpuacct", "cpuacct.usage")
         peak = ("", "memory.peak") if group.is_v2 else ("memory", "memory.max_usage_in_bytes")
         self._cpu = _opened(group, *cpu, os.O_RDONLY)
@@ -48,13 +51,18 @@ class GroupMeter:
         if self._peak < 0:  # an older v2, where nobody may write to it
             self._peak = _opened(group, *peak, os.O_RDONLY)
 
-    def cpu_ns(self) -> int:
+    def cpu_ns(self, age_max_s: float = 0.0) -> int:
         """See Meter."""
+        now = time.monotonic()
+        if now - self._last_at < age_max_s:
+            return self._last_ns
         try:
             text = os.pread(self._cpu, 64, 0)
         except OSError:
             return 0
-        return int(text.split(None, 2)[1]) * 1000 if self._group.is_v2 else int(text)
+        self._last_at = now
+        self._last_ns = int(text.split(None, 2)[1]) * 1000 if self._group.is_v2 else int(text)
+        return self._last_ns
 
     def peak_bytes(self) -> int:
         """See Meter."""

@@ -46,6 +46,8 @@ class Parts:
             os.close(pidfd)
             raise SandboxBroken("a sandbox ended as it connected")
         self.first = FirstProcess(pidfd)
+        # Awake it waits for its turn: it does not push aside the gateway, which has just woken it.
+        os.sched_setscheduler(pid, os.SCHED_BATCH, os.sched_param(0))
         parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
         if Path(f"/proc/{parent}/comm").read_text().strip() == "conmon":
             self.conmon = os.pidfd_open(int(parent))

@@ -8,7 +8,7 @@ The rules. A free seat goes to the oldest ticket of its version. Nobody waits wh
 made, if need be by evicting whoever was used least recently; what a version keeps is never evicted,
 and nothing is evicted in vain. Who waits longest for memory is served first, and after
 SEAT_WAIT_FAIR_S a busy function's seat ends in its favour. Memory is free when the process is gone,
-not before.
+not before. Nothing is begun, and nobody evicted, for a start that could only wait for its stem.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator
 
 from core.limits import (
     SEAT_WAIT_FAIR_S,
+    STARTS_AT_ONCE_MAX,
 )
 from core.model import Version
 from executor.ends import Ends
@@ -50,6 +51,8 @@ class Plan:
         self.leaving: dict[Seat, None] = {}
         self.starving: dict[Line, float] = {}  # since when they wait for memory, oldest first
         self.kept: dict[Line, None] = {}
+        self.starting = 0
+        self.starts_max = STARTS_AT_ONCE_MAX  # as many as have a stem, or a boot of their own
         self.decisions: list[Decision] = []
         self._yielding: dict[Seat, None] = {}  # busy, and ending in favour of who starves
         self._ends = Ends()
@@ -153,6 +156,7 @@ class Plan:
     def started(self, line: Line, sandbox: Sandbox, now: float) -> Seat:
         """A start has ended well."""
         line.starting -= 1
+        self.starting -= 1
         line.failures = 0
         line.seats += 1
         line.busy += 1
@@ -301,13 +305,20 @@ class Plan:
         self._ends.note(seat.line.version, why)
         self.decisions.append(Leave(seat, why))
 
+    def more_may_start(self, now: float) -> None:
+        """`starts_max` has risen."""
+        if self.starving:
+            self._feed(now)
+
     def _unpromise(self, line: Line) -> None:
         line.starting -= 1
+        self.starting -= 1
         self.promised_mb -= line.memory_mb
 
     def _begin(self, line: Line) -> None:
         self.promised_mb += line.memory_mb
         line.starting += 1
+        self.starting += 1
         self._ends.note(line.version, "start_failed")  # until it has ended in another way
         self.decisions.append(Begin(line))
 
@@ -329,25 +340,24 @@ class Plan:
                 del self.lines[line.version.id]
 
     def _feed(self, now: float) -> None:
-        """Begin what fits, longest starving first; nobody waits behind somebody who does not fit,
-        and nobody takes what somebody before them waits for."""
-        reserved = 0
+        """Begin what fits, one start for each line in turn, longest starving first; nobody waits
+        behind somebody who does not fit, and nobody takes what somebody before them waits for."""
+        reserved = waiting = 0  # memory, and starts, that lines before are about to take
         turns = deque(self.starving)
         while turns:
             line = turns.popleft()
-            began = False
-            while line.wanted > 0 and self._make_room(line.memory_mb, reserved, now):
-                self._begin(line)
-                began = True
             if line.wanted <= 0:
                 del self.starving[line]
+            elif self.starting + waiting >= self.starts_max:
                 continue
-            if began:  # it has had its turn
-                del self.starving[line]
+            elif self._make_room(line.memory_mb, reserved, now):
+                self._begin(line)
+                del self.starving[line]  # it has had its turn
                 self.starving[line] = now
                 turns.append(line)
             elif line.memory_mb <= self._coming_mb() - reserved:
                 reserved += line.memory_mb
+                waiting += 1
 
     def _coming_mb(self) -> int:
         """Free now, or once those that are leaving have gone."""
@@ -383,7 +393,7 @@ class Plan:
     def _warm(self, now: float) -> None:
         """Begin the seats that lines should always have, where there is memory for them."""
         for line in list(self.kept):
-            while line.missing and now >= line.retry_at:
+            while line.missing and now >= line.retry_at and self.starting < self.starts_max:
                 if not self._make_room(line.memory_mb, 0, now):
                     break
                 self._begin(line)

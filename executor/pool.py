@@ -47,6 +47,7 @@ class Pool:
     def __init__(self, starter: Starter, memory_budget_mb: int) -> None:
         self._starter = starter
         self.plan = Plan(memory_budget_mb)
+        starter.when_room(self._on_room)
         self._breaker = Breaker()
         self._seats: dict[Sandbox, Seat] = {}
         self._starts: set[asyncio.Task[Sandbox]] = set()
@@ -113,6 +114,7 @@ class Pool:
         if self.plan.needs_start(version.id):
             self._breaker.check(version.id, time.monotonic())
         ticket = _Ticket(self.plan.why_cold(version))
+        self.plan.starts_max = self._starter.room()
         self.plan.ask(version, ticket, time.monotonic())
         self._act()
         try:
@@ -120,7 +122,7 @@ class Pool:
                 await asyncio.wait([ticket.seat], timeout=SEAT_WAIT_S)
                 # While a seat is being made the waiting goes on: each step of that is bounded.
                 if not ticket.seat.done() and not self.plan.is_starting(version.id):
-                    text = f"no seat became free within {SEAT_WAIT_S:g} s: all memory is promised"
+                    text = f"no seat became free within {SEAT_WAIT_S:g} s, nor could one be made"
                     raise NodeFull(text, retry_after_s=2)
             ticket.seat.result()
         except BaseException:
@@ -195,6 +197,12 @@ class Pool:
             self.plan.died(seat, sandbox.flaw or "crashed", time.monotonic())
             self._act()
 
+    def _on_room(self) -> None:
+        self.plan.starts_max = self._starter.room()
+        self.plan.more_may_start(time.monotonic())
+        if self.plan.decisions:
+            self._act()
+
     def _on_gone(self, seat: Seat) -> None:
         if seat in self.plan.leaving:
             self.plan.gone(seat, time.monotonic())
@@ -206,6 +214,7 @@ class Pool:
         # Not in the task itself: one that is cancelled before its first step never runs.
         self._starts.discard(start)
         version, now = line.version, time.monotonic()
+        self.plan.starts_max = self._starter.room()
         if start.cancelled():
             draining = NodeDraining("this node is shutting down", retry_after_s=1)
             self._start_failed(line, draining)

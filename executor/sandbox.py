@@ -14,7 +14,6 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
-from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -44,26 +43,12 @@ from executor.messages import (
     timeout_error,
 )
 from executor.meter import Meter
+from executor.state import EXPECTED_IN
+from executor.state import State as State
 from executor.stream import BodyStream
+from executor.swift import SwiftSocket
 from executor.wire import PROTOCOL, Decoder, Frame, FrameType, Head, WireError, encode, head_of
 from runtimes.registry import Runtime
-
-
-class State(Enum):
-    """Forward only: BOOTING → STEM → INIT → READY → CLOSED, and from each of them to CLOSED."""
-
-    BOOTING = 0
-    STEM = 1
-    INIT = 2
-    READY = 3
-    CLOSED = 4
-
-
-_EXPECTED_IN = {
-    FrameType.HELLO: State.BOOTING,
-    FrameType.READY: State.INIT,
-    FrameType.INIT_ERROR: State.INIT,
-}
 
 
 class Sandbox(asyncio.Protocol):
@@ -87,6 +72,7 @@ class Sandbox(asyncio.Protocol):
         self.flaw: str | None = None  # why it takes no more calls: timed_out, crashed, …
         self._decoder = Decoder(body_bytes_max)
         self._transport: asyncio.WriteTransport | None = None
+        self._socket: SwiftSocket | None = None
         self._loop = asyncio.get_running_loop()
         self._phase: asyncio.Future[None] | None = None  # HELLO, then READY
         self._calls: dict[int, InFlight] = {}
@@ -140,19 +126,21 @@ class Sandbox(asyncio.Protocol):
         assert self.version is not None
         number = self._next_call
         self._next_call = number + 1
-        running = InFlight(call, number, told, over, self.meter)
+        running = InFlight(call, number, told, over)
         if self._calls or self._given_up:
             running.is_alone = False
             for other in self._calls.values():
                 other.is_alone = False
         config = self.version.config
+        self._calls[number] = running
+        self._journal.open(number, call.id)
+        self._send(FrameType.CALL, number, call_head_json(call, config.timeout_s), call.body)
+        # The shim is waking up: what follows costs the call no time.
+        running.watch(self.meter)
         running.timers = (self._loop.call_later(config.timeout_s, self._expire, running),)
         if config.timeout_mode == "graceful":
             warn_s = max(0.0, config.timeout_s - config.grace_s)
             running.timers += (self._loop.call_later(warn_s, self._warn, running),)
-        self._calls[number] = running
-        self._journal.open(number, call.id)
-        self._send(FrameType.CALL, number, call_head_json(call, config.timeout_s), call.body)
 
     def call(self, call: Call, over: Over = lambda: None) -> asyncio.Future[Outcome]:
         """As `begin`, with a future; to cancel it is to leave, and the call goes on."""
@@ -166,6 +154,11 @@ class Sandbox(asyncio.Protocol):
         if self.state is not State.READY or self.flaw is not None or self.version is None:
             return False
         return len(self._calls) < self.version.config.per_sandbox
+
+    def look(self) -> None:
+        """Wait for an answer without going to sleep, for ANSWER_SPIN_S at most."""
+        if self._calls and self._socket is not None and (data := self._socket.look()):
+            self.data_received(data)
 
     def hang_up(self) -> None:
         """Drop the connection and fail what is in flight. The driver kills what is behind it."""
@@ -193,6 +186,7 @@ class Sandbox(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's is no subclass
+        self._socket = SwiftSocket.of(self._transport)
         if self.state is State.CLOSED:
             self._transport.abort()
 
@@ -223,7 +217,7 @@ class Sandbox(asyncio.Protocol):
         if frame.type >= FrameType.RESULT:  # hot: most frames are answers
             self._on_answer(frame)
             return
-        expected = _EXPECTED_IN[frame.type]
+        expected = EXPECTED_IN[frame.type]
         if self.state is not expected or self._phase is None or self._phase.done():
             raise WireError(f"{frame.type.name} in state {self.state.name}")
         if frame.type is FrameType.HELLO:
@@ -396,4 +390,6 @@ class Sandbox(asyncio.Protocol):
 
     def _send(self, kind: FrameType, call: int, head: Head, body: bytes = b"") -> None:
         assert self._transport is not None
-        self._transport.write(encode(kind, call, head, body))
+        frame = encode(kind, call, head, body)
+        if self._socket is None or not self._socket.write(frame):
+            self._transport.write(frame)

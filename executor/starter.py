@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from functools import partial
 
 from core.errors import HearthError, SandboxBroken
+from core.limits import FETCHES_AT_ONCE_MAX
 from core.model import Version
 from executor.call import CodeProvider, LogSink
 from executor.driver import Driver
@@ -33,6 +35,15 @@ class Starter:
         self._code = code
         self._logs = logs
         self._payload_bytes_max = payload_bytes_max
+        self._fetching = 0
+
+    def room(self) -> int:
+        """How many starts there may be at once so that none only waits."""
+        return self._stems.room + min(self._fetching, FETCHES_AT_ONCE_MAX)
+
+    def when_room(self, then: Callable[[], None]) -> None:
+        """Call `then` each time there is room for one more."""
+        self._stems.on_room = then
 
     async def start(self, version: Version) -> Sandbox:
         """A usable sandbox of the version; when it raises, nothing is left. Raises HearthError,
@@ -52,7 +63,11 @@ class Starter:
 
     async def _start(self, version: Version) -> Sandbox:
         started = time.perf_counter()
-        code = await self._code.tree(version)
+        self._fetching += 1
+        try:
+            code = await self._code.tree(version)
+        finally:
+            self._fetching -= 1
         try:
             stem = await self._stems.take(version)
         except BaseException:

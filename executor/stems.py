@@ -15,7 +15,7 @@ import asyncio
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from core.errors import HearthError, SandboxBroken
 from core.limits import (
@@ -118,6 +118,7 @@ class Stems:
         self._boots: set[asyncio.Task[None]] = set()
         self._binding: Counter[str] = Counter()  # cold starts under way, by function
         self._turns = 0
+        self.on_room: Callable[[], None] = lambda: None  # there is more of it
         self._refill: asyncio.TimerHandle | None = None
         self._has_stood_back = False
         self._looking: asyncio.TimerHandle | None = None
@@ -137,6 +138,13 @@ class Stems:
                 self._driver.close(shelf.stock.pop(0))  # `on_died` finds it gone
         self._fill()
         self._looking = asyncio.get_running_loop().call_later(STEM_LOOK_S, self._look)
+
+    @property
+    def room(self) -> int:
+        """How many cold starts there may be so that each has a stem, or gets the next one."""
+        waiting = sum(shelf.waiting for shelf in self._shelves.values())
+        stock = sum(len(shelf.stock) for shelf in self._shelves.values())
+        return BOOTS_AT_ONCE_MAX + stock + sum(self._binding.values()) - waiting
 
     def know(self, runtime: Runtime, network: str) -> None:
         """There are functions of this kind: keep stems for them."""
@@ -317,9 +325,11 @@ class Stems:
         wish = shelf.pop_wish()
         if wish is not None:
             wish.stem.set_result(stem)
+            self.on_room()
             return True
         stem.on_died = lambda stem: self._on_died(shelf, stem)
         shelf.stock.append(stem)
+        self.on_room()
         return True
 
     def _failed(self, shelf: _Shelf, error: HearthError) -> None:

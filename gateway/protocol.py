@@ -27,6 +27,7 @@ from core.limits import (
     HEADERS_BYTES_MAX,
     KEEP_ALIVE_S,
 )
+from executor.swift import SwiftSocket
 from gateway.errors import status_of
 from gateway.head import Head
 from gateway.headers import new_id
@@ -292,7 +293,7 @@ class _Lingers:
     makes the kernel send RST, and the client would lose the answer that it was just sent."""
 
     def __init__(self, transport: asyncio.Transport, connection: Connection) -> None:
-        self.write = transport.write
+        self._socket = SwiftSocket.of(transport)
         self.abort = transport.abort
         self.get_extra_info = transport.get_extra_info
         self.pause_reading = transport.pause_reading
@@ -300,6 +301,11 @@ class _Lingers:
         self.set_protocol = transport.set_protocol
         self._transport = transport
         self._connection = connection
+
+    def write(self, data: bytes) -> None:
+        """Now, if nothing waits before it."""
+        if self._socket is None or not self._socket.write(data):
+            self._transport.write(data)
 
     def is_closing(self) -> bool:
         """Whether nothing more is written."""

@@ -14,6 +14,7 @@ const soon = setImmediate;
 
 // As in AWS's own runtime: what marks a handler there marks it here.
 const STREAMING = Symbol.for("aws.lambda.runtime.handler.streaming");
+const CANCEL_PATIENCE_MS = 1000; // for a handler to end by itself once nobody reads
 const HIGH_WATER_MARK = Symbol.for("aws.lambda.runtime.handler.streaming.highWaterMark");
 const RESPONSE = "response";
 
@@ -232,13 +233,20 @@ export async function runStreaming(handler, event, context, call, whenIdle) {
     stream = new ResponseStream(call.outlet, handler[HIGH_WATER_MARK], settle);
   });
   closed.catch(() => {}); // who awaits it hears of it
-  call.stop = () => stream.destroy(new Cancelled());
+  // A handler that waits for a "drain" that never comes would hold its sandbox until its deadline.
+  let giveUp;
+  const givenUp = new Promise((_, reject) => (giveUp = reject));
+  givenUp.catch(() => {});
+  call.stop = () => {
+    stream.destroy(new Cancelled());
+    setTimeout(giveUp, CANCEL_PATIENCE_MS, new Cancelled()).unref();
+  };
   if (call.isCancelled) call.stop();
   const end = () => stream.writableEnded || stream.destroyed || stream.end();
   try {
     const result = handler(event, stream, context);
     if (typeof result?.then === "function") {
-      await result;
+      await Promise.race([result, givenUp]);
       end();
     } else {
       whenIdle(end); // unless it does so itself before

@@ -7,6 +7,7 @@ import pytest
 from runtimes.registry import RUNTIMES
 from tests.conformance.conftest import Boot
 from tests.conformance.wire_client import (
+    CANCEL,
     CHUNK,
     CHUNK_BYTES_MAX,
     CREDIT_BYTES,
@@ -16,6 +17,7 @@ from tests.conformance.wire_client import (
     READY,
     Frame,
     Sandbox,
+    frame,
 )
 
 pytestmark = pytest.mark.parametrize("runtime", [RUNTIMES["node24"]], ids=["node24"], indirect=True)
@@ -382,3 +384,17 @@ def test_an_uncaught_error_is_the_streams_end_and_the_sandboxs_last(boot: Boot) 
 def test_a_process_for_each_request_is_refused(boot: Boot) -> None:
     answer = boot("export const handler = () => 1;").init(isolation="request")
     assert (answer.kind, answer.head["type"]) == (INIT_ERROR, "IsolationUnsupported")
+
+
+def test_a_writer_that_waits_for_a_drain_that_never_comes_is_given_up(boot: Boot) -> None:
+    sandbox = streaming(
+        boot,
+        "for (;;) if (!stream.write(Buffer.alloc(65536)))"
+        " await new Promise((done) => stream.once('drain', done));",
+    )
+    sandbox.send(sandbox.call_frame("event", b"{}"))
+    assert sandbox.receive().kind == CHUNK
+    sandbox.send(frame(CANCEL, sandbox.calls, {}))
+    while (answer := sandbox.receive()).kind == CHUNK:
+        pass
+    assert answer.kind == END

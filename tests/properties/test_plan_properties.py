@@ -201,6 +201,13 @@ class PlanMachine(RuleBasedStateMachine):
             book.plan.keep(versions, book.now)
             book.act()
 
+    @rule(starts=integers(0, 4))
+    def stems_come_and_go(self, starts: int) -> None:
+        for book in self.books:
+            book.plan.starts_max = starts
+            book.plan.more_may_start(book.now)
+            book.act()
+
     @rule(seconds=floats(0, 20))
     def time_passes(self, seconds: float) -> None:
         for book in self.books:
@@ -237,10 +244,15 @@ class PlanMachine(RuleBasedStateMachine):
         assert set(plan.starving) == {line for line in plan.all_lines() if line.wanted > 0}
         free = plan.budget_mb - plan.promised_mb
         coming, reserved = free + plan.leaving_mb, 0
+        starts = plan.starts_max - plan.starting
+        assert plan.starting == len(self.book.starts)
         for line in plan.starving:
+            if starts <= 0:
+                break
             if line.memory_mb + reserved <= coming:
                 assert line.memory_mb > free, "it fits now"
                 reserved += line.memory_mb
+                starts -= 1
             else:
                 most = coming + plan.resting.spare_mb(plan.kept)
                 assert line.memory_mb + reserved > most, "idle seats would do"

@@ -21,7 +21,7 @@ class Gauge:
     def __init__(self) -> None:
         self.cpu = 3_000_000_000
 
-    def cpu_ns(self) -> int:
+    def cpu_ns(self, age_max_s: float = 0.0) -> int:
         return self.cpu
 
     def peak_bytes(self) -> int:
@@ -35,7 +35,7 @@ class Gauge:
 
 
 def running(said: list[Outcome | HearthError]) -> InFlight:
-    return InFlight(event(), 1, said.append, lambda: None, None)
+    return InFlight(event(), 1, said.append, lambda: None)
 
 
 def test_whoever_waits_hears_once() -> None:
@@ -61,7 +61,8 @@ async def test_after_an_answer_has_begun_its_reader_hears_of_errors() -> None:
 
 def test_what_is_used_is_what_was_added_since_it_began() -> None:
     gauge = Gauge()
-    call = InFlight(event(), 1, lambda said: None, lambda: None, gauge)
+    call = InFlight(event(), 1, lambda said: None, lambda: None)
+    call.watch(gauge)
     gauge.cpu += 1_500_000
     assert call.usage() == Usage(1.5, 77, is_peak_own=False)
     call.is_alone = False

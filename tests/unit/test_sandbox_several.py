@@ -32,7 +32,7 @@ class Gauge:
     def __init__(self) -> None:
         self.cpu, self.peak, self.resets = 0, 0, 0
 
-    def cpu_ns(self) -> int:
+    def cpu_ns(self, age_max_s: float = 0.0) -> int:
         return self.cpu
 
     def peak_bytes(self) -> int:
