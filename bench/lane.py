@@ -93,8 +93,8 @@ class Wire:
     close = abort = pause_reading = resume_reading = set_protocol = _nothing
 
 
-def edge() -> Edge:
-    """The one app, with one function and one key."""
+def view_of_one() -> View:
+    """A view of the catalog with one function and one key."""
     view = View(cast(Any, None), lambda version_id: None)
     config = FunctionConfig("python3.13")
     version = Version(
@@ -106,7 +106,12 @@ def edge() -> Edge:
     functions = (Function("fn_1", "default", "hello", NOW),)
     aliases = {"fn_1": (Alias("latest", 1),)}
     view._replace(index(Snapshot(1, functions, (version,), aliases, (key,))))
-    invoke = Invoke(view, Warm(), cast(Any, None), Peers(()), 6 * 1024 * 1024)
+    return view
+
+
+def edge() -> Edge:
+    """The one app."""
+    invoke = Invoke(view_of_one(), Warm(), cast(Any, None), Peers(()), 6 * 1024 * 1024)
     return Edge(invoke, cast(Any, None))
 
 
