@@ -216,8 +216,8 @@ class Plan:
         line.is_retired = True
         line.kept = 0
         self.kept.pop(line, None)
-        for seat in list(line.idle):
-            self._evict(seat, why, now)
+        while line.idle:  # others may be evicted beside it, for whoever waits
+            self._evict(next(iter(line.idle)), why, now)
         if not line.is_empty:
             self.retired[line] = None
 
@@ -244,8 +244,8 @@ class Plan:
             unserved += line.tickets
             line.tickets.clear()
             line.is_retired = True
-            for seat in list(line.idle):
-                self._evict(seat, "drained", now)
+            while line.idle:
+                self._evict(next(iter(line.idle)), "drained", now)
             self._settle(line, now)
         return unserved
 

@@ -78,7 +78,7 @@ class Shape:
     def hard_target(self, path: str, target: str) -> int:
         """The size of the file that a hard link names. It must stand in the same archive."""
         node = self.nodes.get(target)
-        if target not in self._placed:
+        if target not in self._placed or target == path:
             refuse(path, f"a hard link to {show(target)}, which no earlier entry is")
         if not isinstance(node, int):
             refuse(path, f"a hard link to {show(target)}, which is a symbolic link")

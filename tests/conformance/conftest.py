@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -27,14 +28,57 @@ def runtime(request: pytest.FixtureRequest) -> Runtime:
     return found
 
 
+class Stock:
+    """Shims that wait for their code: one is booted while the test before runs, and what a test
+    leaves ends while the next one runs. Containers take longer than most of these tests."""
+
+    def __init__(self, runtime: Runtime, root: Path) -> None:
+        self._runtime = runtime
+        self._root = root
+        self._threads = ThreadPoolExecutor(2)
+        self._next = self._threads.submit(self._boot)
+        self._ends: list[Future[None]] = []
+
+    def _boot(self) -> Sandbox:
+        return wire_client.make(self._runtime, {}, self._root).__enter__()
+
+    def take(self, sources: Mapping[str, str | bytes]) -> Sandbox:
+        """The one that waits, with code."""
+        sandbox = self._next.result()
+        self._next = self._threads.submit(self._boot)
+        wire_client.write(sources, sandbox.task)
+        return sandbox
+
+    def end(self, sandbox: Sandbox) -> None:
+        """The test is done with it."""
+        self._ends.append(self._threads.submit(sandbox.__exit__, None, None, None))
+
+    def close(self) -> None:
+        """Returns when nothing is left; raises what went wrong as something ended."""
+        self.end(self._next.result())
+        self._threads.shutdown()
+        for end in self._ends:
+            end.result()
+
+
+@pytest.fixture(scope="session")
+def stock(runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stock]:
+    """One for each runtime."""
+    made = Stock(runtime, tmp_path_factory.mktemp("stock"))
+    yield made
+    made.close()
+
+
 @pytest.fixture
-def boot(runtime: Runtime, tmp_path: Path) -> Iterator[Boot]:
-    """Start shims that end with the test."""
+def boot(runtime: Runtime, stock: Stock) -> Iterator[Boot]:
+    """Shims that end with the test."""
     with ExitStack() as sandboxes:
 
         def start(code: str | Mapping[str, str | bytes]) -> Sandbox:
             sources = {f"main{runtime.suffixes[0]}": code} if isinstance(code, str) else code
-            return sandboxes.enter_context(wire_client.make(runtime, sources, tmp_path))
+            sandbox = stock.take(sources)
+            sandboxes.callback(stock.end, sandbox)
+            return sandbox
 
         yield start
 

@@ -384,11 +384,17 @@ class Sandbox:
 def make(runtime: Runtime, sources: Mapping[str, str | bytes], root: Path) -> Sandbox:
     """A sandbox, not yet entered, whose code is `sources`: file names and what they hold."""
     home = Path(tempfile.mkdtemp(dir=root))
-    task, folder = home / "task", home / "socket"
-    task.mkdir()
-    folder.mkdir()
+    for name in ("task", "socket"):
+        (home / name).mkdir()
+    write(sources, home / "task")
+    return Sandbox(runtime, home / "task", home / "socket")
+
+
+def write(sources: Mapping[str, str | bytes], task: Path) -> None:
+    """Put code where a sandbox sees it, also one that has started: it looks at INIT."""
     for name, source in sources.items():
         path = task / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(source.encode() if isinstance(source, str) else source)
-    return Sandbox(runtime, task, folder)
+    for path in task.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)

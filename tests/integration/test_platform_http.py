@@ -134,7 +134,7 @@ def test_keys_and_platform_headers_stay_on_this_side(
     assert answer.headers.get_list("x-hearth-invocation-id") != ["x"]
     assert answer.headers["x-hearth-runtime"] in ("python3.13", "node24")
     timing = [leg.partition(";")[0] for leg in answer.headers["server-timing"].split(", ")]
-    assert timing == ["queue", "boot", "init", "handler"]
+    assert timing == ["queue", "boot", "init", "handler", "cpu"]
 
 
 def test_a_public_function_sees_the_authorization_that_is_its_own(

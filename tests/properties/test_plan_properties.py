@@ -324,5 +324,5 @@ def test_a_shared_seat_yields_after_its_last_call_and_takes_no_more() -> None:
 
 TestPlanMachine = PlanMachine.TestCase
 TestPlanMachine.settings = settings(
-    max_examples=200, stateful_step_count=50, deadline=None, report_multiple_bugs=False
+    max_examples=120, stateful_step_count=50, deadline=None, report_multiple_bugs=False
 )

@@ -96,7 +96,7 @@ async def test_the_end_of_a_sandbox_is_noticed(bench: Bench, codes: Codes, lines
         assert lines.of(call) == ["last words"]
 
 
-@pytest.mark.parametrize("moment_s", [0, 0.001, 0.02, 0.06, 0.1, 0.15, 0.3])
+@pytest.mark.parametrize("moment_s", [0, 0.02, 0.1, 0.3])
 async def test_a_boot_cancelled_at_any_moment_leaves_nothing(moment_s: float, bench: Bench) -> None:
     before = open_descriptors()
     async with bench.driver() as driver:
