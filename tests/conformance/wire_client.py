@@ -160,7 +160,9 @@ class Sandbox:
                 "HEARTH_TASK": str(self.task),
                 "INHERITED": "yes",
             }
-        return subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, start_new_session=True)
+        # Where it stands conmon leaves a file when a container runs out of memory.
+        options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "start_new_session": True}
+        return subprocess.Popen(command, env=env, cwd=self.folder, **options)
 
     def _on_host(self) -> list[str]:
         places = {f"{IMAGE_SHIMS}/launcher.py": str(LAUNCHER)}
@@ -209,8 +211,6 @@ class Sandbox:
     def task_inside(self) -> str:
         """Where the function finds its own code."""
         return "/var/task" if place_of(self.runtime) == "image" else str(self.task)
-
-    # --- frames ---
 
     def receive(self) -> Frame:
         """The next frame. What the function writes meanwhile is read all the time."""
