@@ -208,7 +208,7 @@ class Plan:
         self._warm(now)
         self._feed(now)  # what is not kept any more may be evicted
 
-    def retire(self, version_id: str, now: float, why: str = "retired") -> None:
+    def retire(self, version_id: str, now: float) -> None:
         """Let go of the version's idle seats now, of its busy ones after their calls."""
         line = self.lines.pop(version_id, None)
         if line is None:
@@ -217,7 +217,7 @@ class Plan:
         line.kept = 0
         self.kept.pop(line, None)
         while line.idle:  # others may be evicted beside it, for whoever waits
-            self._evict(next(iter(line.idle)), why, now)
+            self._evict(next(iter(line.idle)), "retired", now)
         if not line.is_empty:
             self.retired[line] = None
 
