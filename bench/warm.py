@@ -26,8 +26,8 @@ def warm(
         "floor": floor_url,
     }
     expected = {name: _answer(url, platform.key) for name, url in urls.items()}
-    for name in ("python", "node"):  # makes the seats warm
-        wrk(urls[name], BODY, expected[name], platform.key, connections=16, seconds=2)
+    for name in ("python", "node"):  # makes the seats warm, and V8 compile what is hot
+        wrk(urls[name], BODY, expected[name], platform.key, connections=16, seconds=SECONDS)
     await_quiet(platform)  # the stems that it took have been booted anew
     rps: dict[str, list[float]] = {name: [] for name in (*urls, "ceiling")}
     p50: dict[str, list[float]] = {name: [] for name in ("python", "floor")}

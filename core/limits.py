@@ -75,6 +75,7 @@ TICKETS_PER_FUNCTION_MAX = 1000
 PLACE_WAIT_S = 0.025  # how long an invocation beyond a limit waits for another's end before 429
 PLACE_WAITERS_MAX = 1024  # on one node; further ones are refused at once
 METER_FRESH_S = 0.002  # the CPU time read as a call ended is that at the next one's begin
+PEAK_FRESH_S = 0.01  # a memory peak that did not grow in a call goes on for the next, so long
 ANSWER_SPIN_S = 40e-6  # how long an idle node waits for an answer awake; a wake-up takes 10–20 µs
 FREEZE_AFTER_S = 0.25  # an idle seat is frozen after this much quiet
 WARM_RETRY_S = (1.0, 2.0, 5.0, 15.0, 60.0)  # pauses between tries to make a seat that is kept

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 
 from core.errors import HearthError
-from core.limits import METER_FRESH_S
+from core.limits import METER_FRESH_S, PEAK_FRESH_S
+from core.model import FunctionConfig
 from executor.call import Call, Outcome, Timing, Usage
 from executor.meter import Meter
 from executor.stream import BodyStream
@@ -22,15 +23,17 @@ class InFlight:
     """One call inside one sandbox."""
 
     __slots__ = (
-        *("call", "number", "over", "started", "stream", "timers", "is_alone", "is_warned"),
-        *("_told", "_cpu_ns", "_meter"),
+        *("call", "config", "deadline", "due", "number", "over", "started", "stream"),
+        *("is_alone", "is_warned", "_told", "_cpu_ns", "_meter"),
     )
 
-    def __init__(self, call: Call, number: int, told: Told, over: Over) -> None:
+    def __init__(
+        self, call: Call, number: int, told: Told, over: Over, config: FunctionConfig
+    ) -> None:
         self.call = call
+        self.config = config
         self.number = number
         self.over = over
-        self.timers: tuple[asyncio.TimerHandle, ...] = ()
         self.stream: BodyStream | None = None  # once its response has begun as one
         self.is_alone = True  # no other call was in the sandbox meanwhile
         self.is_warned = False  # its time is nearly over, and the function was told so
@@ -38,6 +41,9 @@ class InFlight:
         self._meter: Meter | None = None
         self._cpu_ns = 0
         self.started = time.perf_counter()
+        self.deadline = self.due = self.started + config.timeout_s
+        if config.timeout_mode == "graceful":  # it is told so before
+            self.due = max(self.started, self.deadline - config.grace_s)
 
     def watch(self, meter: Meter | None) -> None:
         """Begin to count what it uses."""
@@ -45,7 +51,7 @@ class InFlight:
         if meter is not None:
             # Nothing to speak of is used between two calls that follow at once.
             self._cpu_ns = meter.cpu_ns(METER_FRESH_S)
-            meter.reset_peak()
+            meter.reset_peak(PEAK_FRESH_S)
 
     def tell(self, said: Outcome | HearthError) -> None:
         """Whoever waits, once; after that a stream's reader hears of an error."""
@@ -73,11 +79,6 @@ class InFlight:
             return Usage(None, None)
         cpu_ms = (meter.cpu_ns() - self._cpu_ns) / 1e6
         return Usage(cpu_ms, meter.peak_bytes(), meter.can_reset)
-
-    def stop_clocks(self) -> None:
-        """No deadline any more."""
-        for timer in self.timers:
-            timer.cancel()
 
 
 def settle(future: asyncio.Future[Outcome], said: Outcome | HearthError) -> None:

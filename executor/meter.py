@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from typing import Protocol
 
 from executor.cgroup import SandboxCgroup
+
+_GRAIN_BYTES = 256 * 1024  # the kernel counts so much at once for each processor (v1: 64 pages)
 
 
 class Meter(Protocol):
@@ -23,9 +26,10 @@ class Meter(Protocol):
         """The most memory it held since its start or the last `reset_peak`; 0 when it is gone."""
         ...
 
-    def reset_peak(self) -> None:
+    def reset_peak(self, age_max_s: float = 0.0) -> None:
         """A call begins: begin a new peak, where the kernel can (cgroup v1, and v2 since Linux
-        6.12), and let an earlier want of memory be over."""
+        6.12), and let an earlier want of memory be over. One that was begun not longer than
+        `age_max_s` ago, and was read since and had not grown, will do."""
         ...
 
     def close(self) -> None:
@@ -36,13 +40,18 @@ class Meter(Protocol):
 class GroupMeter:
     """The meter of a control group. Close it, or its descriptors are a leak.
 
-    Measured on v1: CPU 0.8 µs, peak 0.8 µs, reset 1.3 µs."""
+    Measured on v1: CPU 0.8 µs, peak 0.8 µs, reset with what belongs to it 3.2 µs."""
 
-    __slots__ = ("_cpu", "_group", "_last_at", "_last_ns", "_peak", "can_reset")
+    __slots__ = (
+        *("_cpu", "_floor", "_group", "_last_at", "_last_ns", "_peak", "_reset_at", "_seen"),
+        "can_reset",
+    )
 
     def __init__(self, group: SandboxCgroup) -> None:
         self._group = group
-        self._last_ns, self._last_at = 0, 0.0
+        self._last_ns, self._last_at = 0, -math.inf
+        self._floor, self._reset_at = 0, -math.inf  # the peak as it began
+        self._seen = math.inf  # the peak when it was read for the last call
         cpu = ("", "cpu.stat") if group.is_v2 else ("cpuacct", "cpuacct.usage")
         peak = ("", "memory.peak") if group.is_v2 else ("memory", "memory.max_usage_in_bytes")
         self._cpu = _opened(group, *cpu, os.O_RDONLY)
@@ -67,15 +76,21 @@ class GroupMeter:
     def peak_bytes(self) -> int:
         """See Meter."""
         try:
-            return int(os.pread(self._peak, 64, 0))
+            self._seen = peak = int(os.pread(self._peak, 64, 0))
         except OSError:
             return 0
+        return peak
 
-    def reset_peak(self) -> None:
+    def reset_peak(self, age_max_s: float = 0.0) -> None:
         """See Meter."""
-        if self.can_reset:
-            _wrote(self._peak)
-        self._group.forget_out_of_memory()
+        now = time.monotonic()
+        if now - self._reset_at >= age_max_s or self._seen > self._floor + _GRAIN_BYTES:
+            self._reset_at = now
+            if self.can_reset:
+                _wrote(self._peak)
+            self._group.forget_out_of_memory()
+            self._floor = self.peak_bytes()
+        self._seen = math.inf
 
     def close(self) -> None:
         """See Meter."""

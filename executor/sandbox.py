@@ -11,6 +11,7 @@ deadlines, and with the last of them it ends.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import time
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from core.errors import (
 )
 from core.limits import HELLO_TIMEOUT_S, INIT_TIMEOUT_S, STREAM_CHUNK_BYTES_MAX
 from core.model import Version
+from executor.alarm import Alarm
 from executor.call import Call, LogSink, Outcome, Timing
 from executor.function_log import FunctionLog
 from executor.inflight import InFlight, Over, Told, settle
@@ -78,6 +80,7 @@ class Sandbox(asyncio.Protocol):
         self._calls: dict[int, InFlight] = {}
         self._given_up: dict[int, InFlight] = {}  # their time is over, their last frame not here
         self._next_call = 1
+        self._alarm = Alarm(self._ring)
         self._log = FunctionLog()
         self._journal = Journal(self._log.write)
         self._outputs: Outputs | None = None
@@ -126,21 +129,17 @@ class Sandbox(asyncio.Protocol):
         assert self.version is not None
         number = self._next_call
         self._next_call = number + 1
-        running = InFlight(call, number, told, over)
+        running = InFlight(call, number, told, over, self.version.config)
         if self._calls or self._given_up:
             running.is_alone = False
             for other in self._calls.values():
                 other.is_alone = False
-        config = self.version.config
         self._calls[number] = running
         self._journal.open(number, call.id)
-        self._send(FrameType.CALL, number, call_head_json(call, config.timeout_s), call.body)
+        self._send(FrameType.CALL, number, call_head_json(call, running.config.timeout_s), call.body)
         # The shim is waking up: what follows costs the call no time.
         running.watch(self.meter)
-        running.timers = (self._loop.call_later(config.timeout_s, self._expire, running),)
-        if config.timeout_mode == "graceful":
-            warn_s = max(0.0, config.timeout_s - config.grace_s)
-            running.timers += (self._loop.call_later(warn_s, self._warn, running),)
+        self._alarm.by(running.due)
 
     def call(self, call: Call, over: Over = lambda: None) -> asyncio.Future[Outcome]:
         """As `begin`, with a future; to cancel it is to leave, and the call goes on."""
@@ -260,7 +259,6 @@ class Sandbox(asyncio.Protocol):
         except WireError as error:
             running.tell(ResponseInvalid(f"the sandbox's answer cannot be read: {error}"))
             raise
-        running.stop_clocks()
         del self._calls[frame.call]
         failure = outcome.failure
         if failure is not None:
@@ -300,7 +298,6 @@ class Sandbox(asyncio.Protocol):
 
     def _on_end(self, running: InFlight, stream: BodyStream, frame: Frame) -> None:
         error, is_last = stream_error(frame)
-        running.stop_clocks()
         del self._calls[running.number]
         if error is not None:
             trace = error.details.get("trace") or (f"{error.details['type']}: {error.message}",)
@@ -320,6 +317,16 @@ class Sandbox(asyncio.Protocol):
 
     # --- the end ---------------------------------------------------------------------------------
 
+    def _ring(self, until: float) -> float:
+        """Deal with what is due; the time of what is due next."""
+        for running in [running for running in self._calls.values() if running.due <= until]:
+            if running.due < running.deadline:
+                running.due = running.deadline
+                self._warn(running)
+            elif self.state is State.READY:  # the one before may have been the last
+                self._expire(running)
+        return min((running.due for running in self._calls.values()), default=math.inf)
+
     def _warn(self, running: InFlight) -> None:
         """The call's time is nearly over: the function may still say its answer, or end well."""
         self.flaw = self.flaw or "timed_out"
@@ -330,10 +337,8 @@ class Sandbox(asyncio.Protocol):
             self._cancel(running.number)
 
     def _expire(self, running: InFlight) -> None:
-        assert self.version is not None
-        error = timeout_error(self.version.config.timeout_s)
+        error = timeout_error(running.config.timeout_s)
         self.note(error.message, running.call.id)
-        running.stop_clocks()
         del self._calls[running.number]
         self._given_up[running.number] = running
         self.flaw = "timed_out"
@@ -350,6 +355,7 @@ class Sandbox(asyncio.Protocol):
             self._outputs.close()  # last words, before anyone is told
         error = self.epitaph()
         self._move(State.CLOSED)
+        self._alarm.stop()
         self.flaw = self.flaw or error.code.removeprefix("function_")
         if self._phase is not None and not self._phase.done():
             self._phase.set_exception(error)
@@ -357,7 +363,6 @@ class Sandbox(asyncio.Protocol):
         calls = [*self._calls.values(), *self._given_up.values()]
         given_up, self._calls, self._given_up = self._given_up, {}, {}
         for running in calls:
-            running.stop_clocks()
             if running.number not in given_up:
                 self._lost(running, error)
             self._journal.shut(running.number)
@@ -367,8 +372,8 @@ class Sandbox(asyncio.Protocol):
 
     def _lost(self, running: InFlight, error: HearthError) -> None:
         """The sandbox ended in the middle of the call."""
-        if running.is_warned and self.version is not None:  # it ended when it was told to
-            error = timeout_error(self.version.config.timeout_s)
+        if running.is_warned:  # it ended when it was told to
+            error = timeout_error(running.config.timeout_s)
         self.note(error.message, running.call.id)
         running.tell(error)
 

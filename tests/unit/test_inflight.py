@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 
 from core.errors import FunctionCrashed, FunctionTimeout, HearthError
+from core.model import FunctionConfig
 from executor.call import Outcome, Timing, Usage
 from executor.inflight import InFlight
 from executor.stream import BodyStream
 from tests.fixtures.sandboxes import event
 
+CONFIG = FunctionConfig(runtime="python3.13", timeout_s=2.0)
 DONE = Outcome(200, (), b"1", cold=False, timing=Timing())
 
 
@@ -27,7 +29,7 @@ class Gauge:
     def peak_bytes(self) -> int:
         return 77
 
-    def reset_peak(self) -> None:
+    def reset_peak(self, age_max_s: float = 0.0) -> None:
         pass
 
     def close(self) -> None:
@@ -35,7 +37,7 @@ class Gauge:
 
 
 def running(said: list[Outcome | HearthError]) -> InFlight:
-    return InFlight(event(), 1, said.append, lambda: None)
+    return InFlight(event(), 1, said.append, lambda: None, CONFIG)
 
 
 def test_whoever_waits_hears_once() -> None:
@@ -61,7 +63,7 @@ async def test_after_an_answer_has_begun_its_reader_hears_of_errors() -> None:
 
 def test_what_is_used_is_what_was_added_since_it_began() -> None:
     gauge = Gauge()
-    call = InFlight(event(), 1, lambda said: None, lambda: None)
+    call = InFlight(event(), 1, lambda said: None, lambda: None, CONFIG)
     call.watch(gauge)
     gauge.cpu += 1_500_000
     assert call.usage() == Usage(1.5, 77, is_peak_own=False)

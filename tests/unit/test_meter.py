@@ -59,6 +59,27 @@ def test_a_reset_begins_a_new_peak(version: str, request: pytest.FixtureRequest)
     meter.close()
 
 
+def test_a_peak_that_did_not_grow_goes_on_for_a_moment(v1: SandboxCgroup) -> None:
+    file = v1.file("memory", "memory.max_usage_in_bytes")
+    meter = GroupMeter(v1)
+
+    def is_begun_anew(peak: int, age_max_s: float) -> bool:
+        """Whether it is at the beginning of the next call, after one with this peak."""
+        file.write_text(f"{peak}\n")
+        assert meter.peak_bytes() == peak
+        meter.reset_peak(age_max_s)
+        return file.read_text().startswith("0")
+
+    assert is_begun_anew(8192, 60)  # the first
+    assert not is_begun_anew(8192, 60)
+    assert is_begun_anew(8192, 0)  # too old
+    assert is_begun_anew(1 << 20, 60)  # grown
+    file.write_text("8192\n")
+    meter.reset_peak(60)  # nobody looked what the call before needed
+    assert file.read_text().startswith("0")
+    meter.close()
+
+
 def test_a_kernel_that_refuses_the_reset_is_noticed_and_its_peak_read(
     v2: SandboxCgroup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
