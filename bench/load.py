@@ -1,15 +1,8 @@
-"""Load from `wrk`: one body, checked on every answer. A wrong status or body fails the row.
-
-wrk keeps to one core, whatever it measures. Left alone, the kernel wakes it on the core of the server
-that has just answered it, which it then pushes aside thousands of times a second (measured on two
-cores) while another core idles: that says something of a client on the same machine, and nothing of
-the server.
-"""
+"""Load from `wrk`: one body, checked on every answer. A wrong status or body fails the row."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import tempfile
@@ -76,9 +69,7 @@ def wrk(
             )
         )
         script.flush()
-        core = str(max(os.sched_getaffinity(0)))
-        command = ["taskset", "-c", core, "wrk", "-t1", f"-c{connections}", f"-d{seconds}s"]
-        command += ["-s", script.name, url]
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", script.name, url]
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
     found = re.search(r"RESULT (\d+) (\d+) ([\d.]+) (\d+) (\d+) (\d+)", ended.stdout)
     if ended.returncode or found is None:

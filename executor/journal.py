@@ -63,9 +63,11 @@ class Journal:
             self._turn_to(None)  # lines of none get a new allowance with each call
 
     def _turn_to(self, invocation_id: str | None) -> None:
-        if self._account.dropped:
-            self._settle(self._account)
-        self._account = _Account(invocation_id)
+        account = self._account
+        if account.dropped:
+            self._settle(account)
+        account.invocation_id = invocation_id
+        account.kept = 0
 
     def _settle(self, account: _Account) -> None:
         if account.dropped:

@@ -129,14 +129,15 @@ class Sandbox(asyncio.Protocol):
         assert self.version is not None
         number = self._next_call
         self._next_call = number + 1
-        running = InFlight(call, number, told, over, self.version.config)
-        if self._calls or self._given_up:
+        config = self.version.config
+        running = InFlight(call, number, told, over, config)
+        for other in self._calls.values():
+            running.is_alone = other.is_alone = False
+        if self._given_up:
             running.is_alone = False
-            for other in self._calls.values():
-                other.is_alone = False
         self._calls[number] = running
         self._journal.open(number, call.id)
-        self._send(FrameType.CALL, number, call_head_json(call, running.config.timeout_s), call.body)
+        self._send(FrameType.CALL, number, call_head_json(call, config.timeout_s), call.body)
         # The shim is waking up: what follows costs the call no time.
         running.watch(self.meter)
         self._alarm.by(running.due)

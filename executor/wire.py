@@ -108,7 +108,9 @@ class Decoder:
         buffer = self._buffer
         if not buffer and self._size(data, 0) == len(data) > 0:
             # The hot path: one read holds exactly one answer, cut without the buffer's extra copy.
-            return [_cut(data, 0, len(data))]
+            _, kind, call, head_length = _PREFIX.unpack_from(data)
+            split = _PREFIX.size + head_length
+            return [Frame(_FROM_SHIM[kind], call, data[_PREFIX.size : split], data[split:])]
         buffer += data
         frames: list[Frame] = []
         at = 0
@@ -132,7 +134,7 @@ class Decoder:
         return _LENGTH_BYTES + int(length)
 
 
-def _cut(data: bytes | bytearray, at: int, size: int) -> Frame:
+def _cut(data: bytearray, at: int, size: int) -> Frame:
     _, kind, call, head_length = _PREFIX.unpack_from(data, at)
     start = at + _PREFIX.size
     split = start + head_length
