@@ -131,10 +131,9 @@ class Sandbox(asyncio.Protocol):
         self._next_call = number + 1
         config = self.version.config
         running = InFlight(call, number, told, over, config)
+        running.is_alone = not (self._calls or self._given_up)
         for other in self._calls.values():
-            running.is_alone = other.is_alone = False
-        if self._given_up:
-            running.is_alone = False
+            other.is_alone = False
         self._calls[number] = running
         self._journal.open(number, call.id)
         self._send(FrameType.CALL, number, call_head_json(call, config.timeout_s), call.body)
