@@ -128,7 +128,8 @@ class Stems:
         """Begin to fill. Needs a running loop."""
         self._is_open = True
         for runtime in runtimes:
-            self.know(runtime, "none")
+            if runtime.is_stocked:
+                self.know(runtime, "none")
         self._look()
 
     def _look(self) -> None:

@@ -116,7 +116,7 @@ class ConfigChanges(Strict):
     handler: Annotated[str, AfterValidator(_handler)] = Field(
         default="main.handler", max_length=HANDLER_LENGTH_MAX
     )
-    memory_mb: int = Field(default=128, ge=64, le=10_240)
+    memory_mb: int = Field(default=128, ge=16, le=10_240)
     cpus: float = Field(default=1.0, ge=0.05, le=64, allow_inf_nan=False)
     timeout_s: float = Field(default=30.0, ge=0.1, le=900, allow_inf_nan=False)
     concurrency: int = Field(

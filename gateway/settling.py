@@ -81,6 +81,13 @@ def _contradictions(config: FunctionConfig, runtime: Runtime) -> Iterator[tuple[
     if config.min_warm > config.concurrency:
         limit = f"more than concurrency {config.concurrency}"
         yield "min_warm", f"min_warm is {config.min_warm}, {limit}"
+    if config.per_sandbox > runtime.per_sandbox_max:
+        yield "per_sandbox", f"{runtime.name} takes one call at a time in a sandbox"
+    if config.network not in runtime.networks:
+        yield "network", f"{runtime.name} has no network: network must be none"
+    if config.memory_mb < runtime.memory_mb_min:
+        least = runtime.memory_mb_min
+        yield "memory_mb", f"{runtime.name} needs at least {least} MB, not {config.memory_mb}"
     if config.isolation == "request" and runtime.short != "python":
         yield "isolation", f"isolation request is for Python functions, not {runtime.name}"
     if config.isolation == "request" and config.per_sandbox > 1:

@@ -106,7 +106,10 @@ async def _inline(receive: Receive, head: dict[bytes, bytes], folder: Path) -> U
     if not sent.config.runtime:
         fields = [{"field": "config.runtime", "message": "required"}]
         raise ConfigInvalid("config.runtime: required", fields=fields)
-    name = "main" + find(sent.config.runtime).suffixes[0]
+    runtime = find(sent.config.runtime)
+    if not runtime.suffixes:
+        raise ArchiveInvalid(f"{runtime.name} needs an archive: it runs no single file of text")
+    name = "main" + runtime.suffixes[0]
     try:
         code = sent.code.encode()
     except UnicodeEncodeError:

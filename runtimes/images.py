@@ -51,7 +51,7 @@ class Kitchen:
             "python": self.settings.python_base_image,
             "node": self.settings.node_base_image,
         }
-        return named[recipe.runtime.short] or book.BASE_IMAGE
+        return named.get(recipe.runtime.short, "") or book.BASE_IMAGE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -171,17 +171,22 @@ def _context(kitchen: Kitchen, recipe: Recipe, *, with_wheel: bool) -> Path:
     (context / "shim").mkdir(parents=True)
     for path in recipe.sources():
         _place(path.read_bytes(), context / "shim" / recipe.place(path), 0o644)
+    if recipe.wheel is not None:
+        _place_wheel(kitchen, recipe.wheel, context, with_wheel=with_wheel)
+    return context
+
+
+def _place_wheel(kitchen: Kitchen, wheel: Wheel, context: Path, *, with_wheel: bool) -> None:
     stamp = context / "wheel.lock"
-    lock = recipe.wheel.lock.read_text() if with_wheel else "none"
+    lock = wheel.lock.read_text() if with_wheel else "none"
     if not stamp.exists() or stamp.read_text() != lock:
         stamp.unlink(missing_ok=True)
-        for part in {to.split("/")[0] for to in recipe.wheel.parts.values()}:
+        for part in {to.split("/")[0] for to in wheel.parts.values()}:
             shutil.rmtree(context / part, ignore_errors=True)
             (context / part).mkdir()
         if with_wheel:
-            _unpack_wheel(kitchen, recipe.wheel, context)
+            _unpack_wheel(kitchen, wheel, context)
         stamp.write_text(lock)
-    return context
 
 
 def _unpack_wheel(kitchen: Kitchen, wheel: Wheel, context: Path) -> None:

@@ -55,9 +55,9 @@ class Recipe:
     runtime: Runtime
 
     @property
-    def wheel(self) -> Wheel:
-        """What the local base lacks and the wheel brings."""
-        return WHEELS[self.runtime.short]
+    def wheel(self) -> Wheel | None:
+        """What the local base lacks and the wheel brings; None when it lacks nothing."""
+        return WHEELS.get(self.runtime.short)
 
     @property
     def containerfile(self) -> Path:
@@ -72,7 +72,8 @@ class Recipe:
         if self.target == "builder":
             return []
         suffixes = {".py", ".mjs", ".cjs", ".js"}
-        found = sorted(p for p in self.runtime.folder.rglob("*") if p.suffix in suffixes)
+        folders = (self.runtime.folder, *self.runtime.shares)
+        found = [p for folder in folders for p in sorted(folder.rglob("*")) if p.suffix in suffixes]
         launcher = HERE / "launcher.py"
         wanted = any(part.endswith("/launcher.py") for part in self.runtime.command)
         return [*found, launcher] if wanted and launcher.exists() else found
@@ -80,8 +81,12 @@ class Recipe:
     def place(self, source: Path) -> str:
         """Where the image holds one of the sources, below /opt/hearth."""
         folder = self.runtime.folder
-        inside = source.is_relative_to(folder)
-        return source.relative_to(folder).as_posix() if inside else source.name
+        if source.is_relative_to(folder):
+            return source.relative_to(folder).as_posix()
+        for shared in self.runtime.shares:
+            if source.is_relative_to(shared):
+                return source.relative_to(shared.parent).as_posix()
+        return source.name
 
     def missing(self) -> list[str]:
         """The files the runtime's command names that are not there to be copied."""
@@ -95,7 +100,9 @@ def recipes() -> list[Recipe]:
     made = []
     for runtime in RUNTIMES.values():
         made.append(Recipe(runtime.name, runtime.image, "runtime", runtime))
-        made.append(Recipe(f"{runtime.name}-builder", runtime.builder_image, "builder", runtime))
+        if runtime.builder_image:
+            builder = f"{runtime.name}-builder"
+            made.append(Recipe(builder, runtime.builder_image, "builder", runtime))
     return made
 
 
@@ -108,7 +115,7 @@ def base_digest(mirror: str) -> str:
 def digest(recipe: Recipe, base: str, base_id: str) -> str:
     """The digest of everything that goes into the image; `base_id` is the base's image id."""
     parts = [recipe.target, base, base_id, recipe.containerfile.read_text()]
-    parts.append(recipe.wheel.lock.read_text())
+    parts.append(recipe.wheel.lock.read_text() if recipe.wheel else "")
     for path in recipe.sources():
         parts += [recipe.place(path), path.read_text()]
     return _digest(parts)

@@ -18,11 +18,17 @@ class Runtime:
     name: str  # canonical, as stored: python3.13
     short: str  # what `python` in a config means is the newest runtime of this short name
     image: str  # the sandbox's image, in the local image store
-    builder_image: str  # where dependencies are installed
+    builder_image: str  # where code is built; "" when nothing ever is
     command: Sequence[str]  # the container's command: starts the shim
     handler_default: str
     suffixes: Sequence[str]  # of single-file uploads; the file becomes main<suffix>
     folder: Path  # shim and Containerfile
+    shares: Sequence[Path] = ()  # folders of code that the image holds besides
+    is_hosted: bool = False  # functions of one namespace share a sandbox: it runs instances
+    is_stocked: bool = True  # stems are kept before there is any function of it
+    per_sandbox_max: int = 1  # calls at once in one sandbox
+    memory_mb_min: int = 64
+    networks: Sequence[str] = ("none", "egress")
 
 
 RUNTIMES: dict[str, Runtime] = {
@@ -37,6 +43,7 @@ RUNTIMES: dict[str, Runtime] = {
             handler_default="main.handler",
             suffixes=(".py",),
             folder=HERE / "python",
+            per_sandbox_max=1000,
         ),
         Runtime(
             name="node24",
@@ -54,6 +61,7 @@ RUNTIMES: dict[str, Runtime] = {
             handler_default="main.handler",
             suffixes=(".mjs", ".js"),
             folder=HERE / "node",
+            per_sandbox_max=1000,
         ),
     )
 }

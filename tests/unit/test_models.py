@@ -94,7 +94,7 @@ def test_a_manifest_that_is_not_toml_is_said(junk: bytes) -> None:
 @pytest.mark.parametrize(
     ("field", "lowest", "highest", "beyond"),
     [
-        ("memory_mb", 64, 10_240, (63, 10_241, "64", 64.0, None, True)),
+        ("memory_mb", 64, 10_240, (15, 10_241, "64", 64.0, None, True)),
         ("cpus", 0.05, 64, (0.04, 64.1, "1", None)),
         ("timeout_s", 0.1, 900, (0.09, 900.1, "1", -1)),
         ("concurrency", 1, 1000, (0, 1001, 1.0)),
@@ -116,6 +116,7 @@ def test_numbers_have_ranges_and_types(
         ({"min_warm": 11, "concurrency": 10}, "min_warm"),
         ({"isolation": "request", "runtime": "node"}, "isolation"),
         ({"isolation": "request", "per_sandbox": 2}, "per_sandbox"),
+        ({"memory_mb": 63}, "memory_mb"),
         ({"timeout_mode": "graceful", "timeout_s": 2}, "grace_s"),
         ({"timeout_mode": "graceful", "timeout_s": 10, "grace_s": 10}, "grace_s"),
     ],
