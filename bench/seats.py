@@ -74,6 +74,15 @@ class EchoDriver:
     async def bind(self, sandbox: Sandbox, version: Version, code: str) -> None:
         pass
 
+    def limit(self, sandbox: Sandbox, memory_mb: int) -> None:
+        raise NotImplementedError
+
+    def show(self, host: Sandbox, code: str, name: str) -> None:
+        raise NotImplementedError
+
+    def hide(self, host: Sandbox, code: str, name: str) -> None:
+        raise NotImplementedError
+
     def freeze(self, sandbox: Sandbox) -> bool:
         return True
 

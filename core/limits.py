@@ -81,6 +81,7 @@ FREEZE_AFTER_S = 0.25  # an idle seat is frozen after this much quiet
 WARM_RETRY_S = (1.0, 2.0, 5.0, 15.0, 60.0)  # pauses between tries to make a seat that is kept
 ENDS_REMEMBERED_MAX = 8192  # versions and functions of which is known why they have no seat
 SHUTDOWN_GRACE_S = 5.0  # the longest a stop waits for functions that were told to end
+HOST_KEEP_S = 60.0  # a host that nobody has a seat in ends after this
 STEM_MB = 16  # what a booted sandbox without code holds, generously
 STEMS_MAX = 24  # of one kind, unless HEARTH_STEMS_MAX says otherwise
 STEM_BUDGET_SHARE = 8  # at most this part of the node's memory is for stems

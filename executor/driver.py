@@ -35,6 +35,19 @@ class Driver(Protocol):
         limits. Does not speak to the shim. SandboxBroken when the sandbox is gone."""
         ...
 
+    def limit(self, sandbox: Sandbox, memory_mb: int) -> None:
+        """Bound the memory of all of a host's seats together. SandboxBroken when it is gone."""
+        ...
+
+    def show(self, host: Sandbox, code: str, name: str) -> None:
+        """Make the directory `code` visible in a host as /var/task/`name`, read-only, until
+        `hide`; its `folder`/task/`name` is an empty directory. SandboxBroken when it is gone."""
+        ...
+
+    def hide(self, host: Sandbox, code: str, name: str) -> None:
+        """The reverse of `show`. Never raises."""
+        ...
+
     def freeze(self, sandbox: Sandbox) -> bool:
         """Stop every process in it until `thaw`. Written directly; returns before the last of them
         has stopped. False where that cannot be done: then they run on."""

@@ -19,6 +19,7 @@ from core.settings import Settings
 from executor.admission import Admission
 from executor.call import Call, CodeProvider, LogSink, Outcome, PoolStats
 from executor.driver import Driver
+from executor.hosting import Hosting
 from executor.inflight import Told, settle
 from executor.pool import Pool
 from executor.sandbox import Sandbox
@@ -37,13 +38,18 @@ class Executor:
         self, settings: Settings, driver: Driver, code: CodeProvider, logs: LogSink
     ) -> None:
         self._settings = settings
-        self._driver = driver
-        self._admission = Admission(settings.invocations_max)
         budget_mb = settings.memory_budget_mb or _machine_share_mb()
+        self._driver = hosting = Hosting(
+            driver,
+            memory_mb=budget_mb,
+            payload_bytes_max=settings.payload_bytes_max,
+            release_code=code.release,
+        )
+        self._admission = Admission(settings.invocations_max)
         stems_mb = budget_mb // STEM_BUDGET_SHARE // STEM_MB * STEM_MB if settings.stems else 0
-        self._stems = Stems(driver, settings.stems, stems_mb, settings.stems_max)
+        self._stems = Stems(hosting, settings.stems, stems_mb, settings.stems_max)
         starter = Starter(
-            driver=driver,
+            driver=hosting,
             stems=self._stems,
             code=code,
             logs=logs,

@@ -7,12 +7,19 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from core.errors import FunctionFault, FunctionInitFailed, FunctionTimeout, ResponseInvalid
+from core.errors import (
+    FunctionFault,
+    FunctionInitFailed,
+    FunctionOutOfMemory,
+    FunctionTimeout,
+    ResponseInvalid,
+)
 from core.model import Version
 from executor.call import Call, Failure, Outcome, Stream, Timing, Usage
 from executor.response import check_response
 from executor.wire import Frame, FrameType, head_of, to_json
 
+_CODES = (ResponseInvalid.code, FunctionOutOfMemory.code)  # that a shim may say
 _TEXT_MAX = 16 * 1024  # as the shims cut it
 _LOGGED_LINES_MAX, _LOGGED_LENGTH_MAX = 64, 2048
 _TRACE_LINES_MAX = 256  # a shim sends 201 at most, and the last ones matter most
@@ -126,7 +133,7 @@ def _invalid(error: ResponseInvalid) -> Failure:
 def _failure(head: dict[str, Any]) -> Failure:
     code = head.get("code")
     return Failure(
-        code=ResponseInvalid.code if code == ResponseInvalid.code else "function_error",
+        code=code if code in _CODES else FunctionFault.code,
         type=_text(head.get("type"), "Error"),
         message=_text(head.get("message"), ""),
         trace=_lines(head.get("trace")),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import resource
 import secrets
 import shutil
@@ -25,6 +26,7 @@ from executor import cgroup, cleanup, handshake, mounts
 from executor.cgroup import Limits, SandboxCgroup
 from executor.container import container_name, sandbox_spec
 from executor.egress import Egress
+from executor.host import Host
 from executor.parts import Parts
 from executor.patience import ended, to_the_end
 from executor.podman_api import PodmanApi
@@ -115,7 +117,8 @@ class PodmanDriver:
         if self._is_closed.is_set():
             raise NodeDraining("this node is shutting down", retry_after_s=1)
         sandbox_id = secrets.token_hex(6)
-        sandbox = Sandbox(
+        kind = Host if runtime.is_hosted else Sandbox
+        sandbox = kind(
             id=sandbox_id,
             runtime=runtime,
             network=network,
@@ -178,6 +181,25 @@ class PodmanDriver:
         except OSError as error:
             raise SandboxBroken(f"a sandbox could not be bound: {error}") from error
         parts.code = code  # from here on, closing it releases the code
+
+    def limit(self, sandbox: Sandbox, memory_mb: int) -> None:
+        """See the interface. A host's processors are bounded by its functions' seats alone."""
+        cpus = float(os.cpu_count() or 1)
+        try:
+            self._parts[sandbox.id].cgroup.limit(Limits(memory_mb * MIB, cpus))
+        except (KeyError, OSError) as error:
+            raise SandboxBroken(f"a sandbox could not be limited: {error}") from error
+
+    def show(self, host: Sandbox, code: str, name: str) -> None:
+        """See the interface."""
+        try:
+            self._codes.show(code, host.folder / "task" / name)
+        except OSError as error:
+            raise SandboxBroken(f"a sandbox could not be bound: {error}") from error
+
+    def hide(self, host: Sandbox, code: str, name: str) -> None:
+        """See the interface."""
+        self._codes.hide(code, host.folder / "task" / name)
 
     # --- between calls ---------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from core.errors import SandboxBroken
 from core.model import Version
 from executor import handshake
 from executor.first_process import FirstProcess, tell_gone
+from executor.host import Host
 from executor.patience import to_the_end
 from executor.sandbox import Sandbox
 from runtimes.registry import HERE, Runtime
@@ -66,7 +67,8 @@ class ProcessDriver:
         sandbox_id = secrets.token_hex(6)
         folder = self._folder / sandbox_id
         folder.mkdir()
-        sandbox = Sandbox(
+        kind = Host if runtime.is_hosted else Sandbox
+        sandbox = kind(
             id=sandbox_id,
             runtime=runtime,
             network=network,
@@ -90,6 +92,19 @@ class ProcessDriver:
             raise SandboxBroken("a sandbox ended before it was bound")
         (sandbox.folder / "task").symlink_to(code)
         self._codes[sandbox.id] = code
+
+    def limit(self, sandbox: Sandbox, memory_mb: int) -> None:
+        """Nothing is limited."""
+
+    def show(self, host: Sandbox, code: str, name: str) -> None:
+        """A symbolic link takes the directory's place."""
+        place = host.folder / "task" / name
+        place.rmdir()
+        place.symlink_to(code)
+
+    def hide(self, host: Sandbox, code: str, name: str) -> None:
+        """See the interface."""
+        (host.folder / "task" / name).unlink(missing_ok=True)
 
     def freeze(self, sandbox: Sandbox) -> bool:
         """SIGSTOP to its process group."""

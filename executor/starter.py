@@ -11,9 +11,10 @@ from core.errors import HearthError, SandboxBroken
 from core.limits import FETCHES_AT_ONCE_MAX
 from core.model import Version
 from executor.call import CodeProvider, LogSink
-from executor.driver import Driver
+from executor.hosting import Hosting
 from executor.sandbox import Sandbox
 from executor.stems import CalledOff, Stems
+from runtimes import registry
 
 log = logging.getLogger("hearth.executor")
 
@@ -24,7 +25,7 @@ class Starter:
     def __init__(
         self,
         *,
-        driver: Driver,
+        driver: Hosting,
         stems: Stems,
         code: CodeProvider,
         logs: LogSink,
@@ -59,7 +60,8 @@ class Starter:
 
     def call_off(self, version: Version) -> None:
         """One start of the version less is needed: give up one that has cost nothing yet."""
-        self._stems.call_off(version)
+        if not registry.find(version.config.runtime).is_hosted:
+            self._stems.call_off(version)
 
     async def _start(self, version: Version) -> Sandbox:
         started = time.perf_counter()
@@ -68,8 +70,12 @@ class Starter:
             code = await self._code.tree(version)
         finally:
             self._fetching -= 1
+        is_hosted = registry.find(version.config.runtime).is_hosted
         try:
-            stem = await self._stems.take(version)
+            if is_hosted:
+                stem = await self._driver.seat(version, self._stems)
+            else:
+                stem = await self._stems.take(version)
         except BaseException:
             self._code.release(code)
             raise
@@ -87,7 +93,8 @@ class Starter:
                 self._code.release(code)
             raise
         finally:
-            self._stems.settled(version)
+            if not is_hosted:
+                self._stems.settled(version)
         stem.interrupt = partial(self._driver.interrupt, stem)
         return stem
 

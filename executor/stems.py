@@ -290,6 +290,8 @@ class Stems:
     def _level_of(self, shelf: _Shelf) -> int:
         if not self._level:
             return 0
+        if shelf.runtime.is_hosted:  # one serves a whole namespace
+            return min(self._level, self._level_max)
         wanted = max(self._level, shelf.in_use, shelf.demand.largest(time.monotonic()))
         return min(wanted, self._level_max)
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 import logging
 from typing import Literal
 
-from core.errors import FunctionFault, HearthError, RequestInvalid, ResponseInvalid
+from core.errors import (
+    FunctionFault,
+    FunctionOutOfMemory,
+    HearthError,
+    RequestInvalid,
+    ResponseInvalid,
+)
 from executor.call import Failure, Outcome, Usage
 from gateway.errors import error_body, error_headers, status_of
 from gateway.head import Head
@@ -17,6 +23,8 @@ _BODYLESS = frozenset({204, 304})
 _JSON = "content-type: application/json\r\n"
 # What a shim says when the event is not JSON; the gateway looks at short events itself.
 EVENT_UNREADABLE = "Runtime.UnmarshalError"
+
+_ERRORS = {kind.code: kind for kind in (FunctionFault, ResponseInvalid, FunctionOutOfMemory)}
 
 log = logging.getLogger("hearth.invoke")
 
@@ -112,5 +120,4 @@ def _as_error(failure: Failure, kind: Literal["event", "http"]) -> HearthError:
     if kind == "event" and failure.type == EVENT_UNREADABLE:
         return RequestInvalid(f"the body is not JSON: {failure.message}")
     trace = {"trace": list(failure.trace)} if failure.trace else {}
-    error = ResponseInvalid if failure.code == ResponseInvalid.code else FunctionFault
-    return error(failure.message, type=failure.type, **trace)
+    return _ERRORS[failure.code](failure.message, type=failure.type, **trace)

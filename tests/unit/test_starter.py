@@ -13,6 +13,7 @@ import pytest
 from core.errors import FunctionInitFailed, HearthError, PartAway, SandboxBroken
 from core.model import Version
 from executor.call import LogSink
+from executor.hosting import Hosting
 from executor.sandbox import Sandbox, State
 from executor.starter import Starter
 from executor.stems import CalledOff, Stems
@@ -79,6 +80,15 @@ class ScriptedDriver:
             raise self.bind_error
         self.bound[sandbox] = code
 
+    def limit(self, sandbox: Sandbox, memory_mb: int) -> None:
+        raise NotImplementedError
+
+    def show(self, host: Sandbox, code: str, name: str) -> None:
+        raise NotImplementedError
+
+    def hide(self, host: Sandbox, code: str, name: str) -> None:
+        raise NotImplementedError
+
     def freeze(self, sandbox: Sandbox) -> bool:
         self.asked.append(("freeze", sandbox))
         return not self.dies
@@ -123,7 +133,12 @@ async def stems(driver: ScriptedDriver) -> AsyncIterator[Stems]:
 
 @pytest.fixture
 def starter(driver: ScriptedDriver, stems: Stems, codes: Codes, lines: Lines) -> Starter:
-    return Starter(driver=driver, stems=stems, code=codes, logs=lines, payload_bytes_max=1000)
+    return starter_of(driver, stems, codes, lines)
+
+
+def starter_of(driver: ScriptedDriver, stems: Stems, codes: Codes, lines: Lines) -> Starter:
+    hosting = Hosting(driver, memory_mb=64, payload_bytes_max=1000, release_code=codes.release)
+    return Starter(driver=hosting, stems=stems, code=codes, logs=lines, payload_bytes_max=1000)
 
 
 async def test_a_start_that_ends_well_holds_its_code(
@@ -204,13 +219,7 @@ async def test_code_that_cannot_be_had_is_told(
         async def tree(self, version: Version) -> str:
             raise PartAway("object store", "away")
 
-    starter = Starter(
-        driver=driver,
-        stems=stems,
-        code=Away(codes._root),
-        logs=lines,
-        payload_bytes_max=1000,
-    )
+    starter = starter_of(driver, stems, Away(codes._root), lines)
     with pytest.raises(PartAway):
         await starter.start(version_of())
 
