@@ -65,12 +65,12 @@ class Starter:
 
     async def _start(self, version: Version) -> Sandbox:
         started = time.perf_counter()
+        is_hosted = registry.find(version.config.runtime).is_hosted
         self._fetching += 1
         try:
             code = await self._code.tree(version)
         finally:
             self._fetching -= 1
-        is_hosted = registry.find(version.config.runtime).is_hosted
         try:
             if is_hosted:
                 stem = await self._driver.seat(version, self._stems)
