@@ -34,7 +34,7 @@ check: setup-dev ## Format, lint, types and import contracts
 
 test: check ## make check, then every test on real containers
 	@$(SUDO) $(BIN)/python -m runtimes.images build
-	$(SUDO) $(BIN)/python -m pytest
+	$(SUDO) $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 SECONDS ?= 600
 soak: setup-dev ## Everything at once for SECONDS (600); exits non-zero when anything is wrong

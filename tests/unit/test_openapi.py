@@ -44,7 +44,7 @@ def test_limits_and_refusal_of_unknown_fields_are_in_the_schema() -> None:
     schema = made()["components"]["schemas"]["ConfigChanges"]
     assert schema["additionalProperties"] is False
     assert set(schema["properties"]) == set(ConfigChanges.model_fields)
-    assert schema["properties"]["memory_mb"]["minimum"] == 64
+    assert schema["properties"]["memory_mb"]["minimum"] == 16
     assert schema["properties"]["memory_mb"]["maximum"] == 10_240
     assert "default" not in schema["properties"]["runtime"]
 
