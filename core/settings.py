@@ -136,6 +136,18 @@ class Settings:
     node_base_image: str = _about(
         "", "Image the Node runtime is built on (it must have python3); default as for Python"
     )
+    custom_base_image: str = _about(
+        "",
+        "Image the custom runtime is built on (it must have python3 3.13, bash and curl); default "
+        "as for Python",
+    )
+    dart_sdk: Path = _about(
+        Path(),
+        "Directory of a Dart 3 SDK on this machine (it holds bin/dart); compiles Dart functions",
+    )
+    dart_base_image: str = _about(
+        "", "Image with a Dart 3 SDK that compiles Dart functions, where HEARTH_DART_SDK is unset"
+    )
     debian_mirror: str = _about("", "Debian mirror the local base is made from; default Debian's")
 
     @classmethod

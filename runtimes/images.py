@@ -49,6 +49,7 @@ class Kitchen:
         """The image a recipe starts from."""
         named = {
             "python": self.settings.python_base_image,
+            "custom": self.settings.custom_base_image,
             "node": self.settings.node_base_image,
         }
         return named.get(recipe.runtime.short, "") or book.BASE_IMAGE

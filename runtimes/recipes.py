@@ -97,9 +97,10 @@ class Recipe:
 
 def recipes() -> list[Recipe]:
     """Every image of every runtime, in the order to build them."""
-    made = []
+    made: list[Recipe] = []
     for runtime in RUNTIMES.values():
-        made.append(Recipe(runtime.name, runtime.image, "runtime", runtime))
+        if runtime.image not in {recipe.image for recipe in made}:
+            made.append(Recipe(runtime.name, runtime.image, "runtime", runtime))
         if runtime.builder_image:
             builder = f"{runtime.name}-builder"
             made.append(Recipe(builder, runtime.builder_image, "builder", runtime))

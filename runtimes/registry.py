@@ -9,6 +9,8 @@ from pathlib import Path
 from core.errors import ConfigInvalid
 
 HERE = Path(__file__).resolve().parent
+BRIDGE_IMAGE = "localhost/hearth-custom:latest"
+BRIDGE_COMMAND = ("python3", "-I", "-B", "/opt/hearth/bridge.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,29 @@ RUNTIMES: dict[str, Runtime] = {
             suffixes=(".mjs", ".js"),
             folder=HERE / "node",
             per_sandbox_max=1000,
+        ),
+        Runtime(
+            name="custom",
+            short="custom",
+            image=BRIDGE_IMAGE,
+            builder_image="",
+            command=BRIDGE_COMMAND,
+            handler_default="main.handler",
+            suffixes=(),
+            folder=HERE / "custom",
+            shares=(HERE / "python" / "hearth_shim",),
+            is_stocked=False,
+        ),
+        Runtime(
+            name="dart3",
+            short="dart",
+            image=BRIDGE_IMAGE,  # what is compiled speaks the Runtime API, as any `bootstrap`
+            builder_image="localhost/hearth-dart3-builder:latest",
+            command=BRIDGE_COMMAND,
+            handler_default="main.handler",
+            suffixes=(".dart",),
+            folder=HERE / "dart",
+            is_stocked=False,
         ),
     )
 }

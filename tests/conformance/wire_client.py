@@ -164,19 +164,25 @@ class Sandbox:
         options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "start_new_session": True}
         return subprocess.Popen(command, env=env, cwd=self.folder, **options)
 
+    def _shims(self) -> Path:
+        """The shim as it stands in this tree, laid out as in its image."""
+        shims = self.folder.parent / "shims"
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(self.runtime.folder, shims, ignore=ignored)
+        for shared in self.runtime.shares:
+            shutil.copytree(shared, shims / shared.name, ignore=ignored)
+        shutil.copy(LAUNCHER, shims)
+        return shims
+
     def _on_host(self) -> list[str]:
-        places = {f"{IMAGE_SHIMS}/launcher.py": str(LAUNCHER)}
-        for path in self.runtime.folder.iterdir():
-            places[f"{IMAGE_SHIMS}/{path.name}"] = str(path)
-        return [places.get(part, part) for part in self.runtime.command]
+        shims = str(self._shims())
+        return [part.replace(IMAGE_SHIMS, shims) for part in self.runtime.command]
 
     def _in_image(self) -> list[str]:
-        """The image's interpreter with the shim as it stands in this tree."""
-        shims = self.folder.parent / "shims"
-        shutil.copytree(self.runtime.folder, shims, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(LAUNCHER, shims)
+        """The image's interpreter with the shim."""
+        shims = self._shims()
         for path in [shims, self.task, *shims.rglob("*"), *self.task.rglob("*")]:
-            path.chmod(0o755 if path.is_dir() else 0o644)
+            open_to_readers(path)
         options = {"name": self.name, "network": "none", "user": "200001:200001"}
         options |= {"cap-drop": "all", "security-opt": "no-new-privileges", "log-driver": "none"}
         options |= {"pids-limit": "64", "memory": "2g", "env": "INHERITED=yes"}
@@ -397,4 +403,10 @@ def write(sources: Mapping[str, str | bytes], task: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(source.encode() if isinstance(source, str) else source)
     for path in task.rglob("*"):
-        path.chmod(0o755 if path.is_dir() else 0o644)
+        open_to_readers(path)
+
+
+def open_to_readers(path: Path) -> None:
+    """Whoever the sandbox's user is: it reads all, and runs what is a program."""
+    is_program = path.is_dir() or path.open("rb").read(4)[:2] in (b"#!", b"\x7fE")
+    path.chmod(0o755 if is_program else 0o644)
