@@ -8,6 +8,7 @@ import signal
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -175,7 +176,7 @@ def test_the_next_process_knows_what_is_shared(store: Counting, tmp_path: Path) 
     assert not tree.exists()
 
 
-# --- damage, crashes, other processes ---------------------------------------------------------------
+# --- damage, crashes, other processes ------------------------------------------------------------
 
 
 def test_damage_to_a_shared_file_is_found_and_mended_for_each_tree(
@@ -201,6 +202,7 @@ def test_a_process_killed_while_it_links_leaves_no_use_behind(
     script = f"""
 import storage.code_cache as it
 from pathlib import Path
+from typing import Any
 def stop(*_):
     say("here")
     sys.stdin.read()
@@ -285,8 +287,8 @@ def test_a_file_that_can_have_no_more_names_is_copied(
     layer = layer_of(store, tmp_path)
     real = os.link
 
-    def link(source: str, *names: str, **more: int) -> None:
-        if source.endswith("tool"):
+    def link(source: str, *names: str, **more: Any) -> None:
+        if str(source).endswith("tool"):
             raise OSError(errno.EMLINK, "Too many links")
         real(source, *names, **more)
 
