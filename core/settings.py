@@ -128,6 +128,10 @@ class Settings:
     build_hosts: tuple[str, ...] = _about(
         (), "Further hosts that builds may reach even at private addresses, comma-separated"
     )
+    build_indexes: Path = _about(
+        Path(),
+        "File that names package indexes of namespaces and functions, with passwords; mode 600",
+    )
     pip_index_url: str = _secret("Package index for Python builds; default pip's own setting")
     npm_registry: str = _secret("Registry for Node builds; default npm's own setting")
     python_base_image: str = _about(

@@ -19,7 +19,8 @@ class Code:
     async def tree(self, version: Version) -> str:
         """The version's directory. See the interface."""
         make = self._cache.pinned_tree
-        return str(await asyncio.to_thread(make, version.function_id, version.layers))
+        whose = (version.function_id, version.layers, version.namespace)
+        return str(await asyncio.to_thread(make, *whose))
 
     def release(self, path: str) -> None:
         """One user less; what is no longer needed may be evicted, in a thread."""

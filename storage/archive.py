@@ -35,7 +35,7 @@ from storage.inflate import GzipStream
 from storage.pack import pack_tree, wrap_single
 from storage.scratch import room, scratch_dir
 from storage.tar import BLOCK, looks_like_tar, tar_entries
-from storage.tree import DiskTree, Shape, TreeFacts
+from storage.tree import DiskTree, Shape, TreeFacts, link_tree
 from storage.zip import SIGNATURES, zip_entries
 
 __all__ = [
@@ -110,7 +110,8 @@ def overlay(layers: Sequence[Path], root: Path, limits: ArchiveLimits = LAYER_LI
     """Unpack archives one over the other into `root`, an empty directory of the caller's.
 
     A later layer adds files and replaces files and links. It may not put a file where a directory
-    is, nor reach through an earlier layer's link. After an error the caller throws `root` away."""
+    is, nor reach through an earlier layer's link. A layer that is a directory was unpacked before,
+    and gives hard links. After an error the caller throws `root` away."""
     shape = Shape()
     with room(str(root)):
         _lay(layers, root, limits, shape)
@@ -119,10 +120,14 @@ def overlay(layers: Sequence[Path], root: Path, limits: ArchiveLimits = LAYER_LI
 
 def _lay(layers: Sequence[Path], root: Path, limits: ArchiveLimits, shape: Shape) -> ArchiveFacts:
     disk = DiskTree(root)
+    facts = ArchiveFacts("tar", 0, 0, (), None)  # of a stack that begins with no archive
     try:
         for layer in layers:
             shape.start_layer()
-            facts = _read(layer, limits, shape, disk)
+            if layer.is_dir():
+                link_tree(layer, shape, disk)
+            else:
+                facts = _read(layer, limits, shape, disk)
         shape.check_links()
         for path, target in shape.links():
             disk.make_link(path, target)

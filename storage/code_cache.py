@@ -2,43 +2,56 @@
 
     root/<slot>/complete.json    written last: what the tree holds, to compare at first use
     root/<slot>/tree/            what /var/task shows
+    root/<slot>/uses-<n>         second names of the markers of the layers that it shares
     root/.scratch/               trees in the making
 
 Several processes may use one directory: a slot appears by a rename, and a pin is a shared lock on
 it that ends with the process which holds it.
+
+A layer of dependencies is a slot too, one for each namespace, and the trees that have it are made
+of hard links to its files: ten functions with the same packages hold them once, on disk and in the
+page cache. Nobody can write through such a link: the files are the platform's own, and sandboxes
+see them through a read-only mount.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import itertools
-import json
 import os
 import re
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import NameInvalid
+from core.model import check_name
 from storage.archive import overlay
 from storage.scratch import room, scratch_dir, sweep
+from storage.slots import (
+    MARKER,
+    TREE,
+    Marker,
+    TreeGone,
+    lock_shared,
+    measured,
+    move_unless_kept,
+    read_marker,
+    use,
+)
 from storage.store import ObjectStore, object_key
-from storage.tree import TreeFacts, measure
+from storage.tree import TreeFacts
+
+__all__ = ["CodeCache", "TreeGone"]
 
 _SCRATCH = ".scratch"
-_TREE = "tree"
-_MARKER = "complete.json"
 _SLOT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\.[0-9a-f]{32}", re.ASCII)
-_BLOCK_BYTES = 4096  # what the smallest file or directory takes on disk
+_LAYER = "layer."  # no function's id begins like this
 _TRIES_MAX = 10
-
-
-class TreeGone(LookupError):
-    """The tree was evicted, or never was; ask the cache for it once more."""
 
 
 @dataclass(eq=False, slots=True)
@@ -48,6 +61,7 @@ class _Slot:
     path: Path
     charge_bytes: int
     used: int  # grows with every use: the smallest was used longest ago
+    needs: tuple[str, ...] = ()  # the slots of layers that its files lie in
     verified: bool = False  # compared with its marker by this process
     pins: int = 0
     lock_fd: int = -1  # while pinned
@@ -75,12 +89,16 @@ class CodeCache:
         self._slots.update(self._found())
         self._evict()
 
-    def tree(self, function_id: str, layers: Sequence[str]) -> Path:
+    def tree(self, function_id: str, layers: Sequence[str], namespace: str = "") -> Path:
         """The directory that holds these layers, made if it is not there.
 
+        All layers but the first are shared with the other trees of that namespace, if one is said.
         It stays until it is the least recently used and room is needed; `pinned_tree` keeps it.
         PartAway, ObjectMissing, DigestMismatch, DiskFull, ArchiveInvalid."""
         name = _slot_name(function_id, layers)
+        return self._tree(name, function_id, layers, namespace)
+
+    def _tree(self, name: str, function_id: str, layers: Sequence[str], namespace: str) -> Path:
         with self._guard:
             if (path := self._use(name)) is not None:
                 return path
@@ -91,7 +109,7 @@ class CodeCache:
         if not mine:
             return work.result()
         try:
-            path = self._adopt(name) or self._make(name, function_id, layers)
+            path = self._adopt(name) or self._make(name, function_id, layers, namespace)
         except BaseException as error:
             self._finish(name)
             work.set_exception(error)
@@ -101,10 +119,13 @@ class CodeCache:
         self._evict(keep=name)
         return path
 
-    def pinned_tree(self, function_id: str, layers: Sequence[str]) -> Path:
+    def pinned_tree(self, function_id: str, layers: Sequence[str], namespace: str = "") -> Path:
         """`tree`, pinned before anybody can evict it."""
+        return self._pinned(_slot_name(function_id, layers), function_id, layers, namespace)
+
+    def _pinned(self, name: str, function_id: str, layers: Sequence[str], namespace: str) -> Path:
         for _ in range(_TRIES_MAX):
-            path = self.tree(function_id, layers)
+            path = self._tree(name, function_id, layers, namespace)
             with contextlib.suppress(TreeGone):
                 self.pin(path)
                 return path
@@ -117,7 +138,7 @@ class CodeCache:
             if slot is None or not slot.verified:
                 raise TreeGone(str(path))
             if slot.pins == 0:
-                slot.lock_fd = _lock_shared(slot.path)
+                slot.lock_fd = lock_shared(slot.path)
             slot.pins += 1
 
     def unpin(self, path: Path) -> None:
@@ -145,15 +166,18 @@ class CodeCache:
             if not _SLOT.fullmatch(path.name):
                 continue
             try:
-                markers.append(((path / _MARKER).stat().st_mtime, path))
+                markers.append(((path / MARKER).stat().st_mtime, path))
             except FileNotFoundError:
                 self._discard(path)
-        for _, path in sorted(markers):
-            facts = _read_marker(path)
-            if facts is None:
+        # Of those used at the same moment a layer is last: it goes after what is made of it.
+        markers.sort(key=lambda found: (found[0], found[1].name.startswith(_LAYER)))
+        for _, path in markers:
+            marker = read_marker(path)
+            if marker is None:
                 self._discard(path)
             else:
-                yield path.name, _Slot(path, _charge(facts), next(self._clock))
+                used = next(self._clock)
+                yield path.name, _Slot(path, marker.charge_bytes, used, marker.needs)
 
     def _use(self, name: str) -> Path | None:
         """The tree of a slot known to be whole. Called with the guard held."""
@@ -161,35 +185,49 @@ class CodeCache:
         if slot is None or not slot.verified:
             return None
         try:
-            os.utime(slot.path / _MARKER)  # so that the next process knows the order too
+            os.utime(slot.path / MARKER)  # so that the next process knows the order too
         except FileNotFoundError:  # evicted by another process, or removed by hand
             self._forget(name)
             return None
         slot.used = next(self._clock)
-        return slot.path / _TREE
+        self._use_layers(slot)
+        return slot.path / TREE
+
+    def _use_layers(self, slot: _Slot) -> None:
+        """Later than the slot itself, so that none is looked at before what keeps it."""
+        for name in slot.needs:
+            with contextlib.suppress(KeyError, FileNotFoundError):
+                os.utime(self._slots[name].path / MARKER)
+                self._slots[name].used = next(self._clock)
 
     def _adopt(self, name: str) -> Path | None:
         """Take over a slot that is on disk if its tree holds what its marker says."""
         path = self._root / name
-        facts = _read_marker(path)
-        if facts is not None and facts == _measure(path / _TREE):
-            return self._remember(name, facts)
+        marker = read_marker(path)
+        if marker is not None and marker.facts == measured(path):
+            return self._remember(name, marker)
         with self._guard:
             self._forget(name)
+            for need in marker.needs if marker else ():
+                self._forget(need)  # the damage may be there: it is measured before it is used
         if path.exists():
             self._discard(path)
         return None
 
-    def _make(self, name: str, function_id: str, layers: Sequence[str]) -> Path:
+    def _make(self, name: str, function_id: str, layers: Sequence[str], namespace: str) -> Path:
         """Fetch, unpack and put in place."""
-        with room(str(self._root)), scratch_dir(self._scratch) as scratch:
-            files = [scratch / str(number) for number in range(len(layers))]
-            for digest, file in zip(layers, files, strict=True):
-                self._store.fetch(object_key(function_id, digest), file)
+        with room(str(self._root)), scratch_dir(self._scratch) as scratch, ExitStack() as pins:
+            sources = []
+            for at, digest in enumerate(layers):
+                if at and namespace:
+                    sources.append(self._layer(pins, function_id, digest, namespace))
+                else:
+                    sources.append(scratch / str(at))
+                    self._store.fetch(object_key(function_id, digest), sources[at])
             slot = scratch / "slot"
-            (slot / _TREE).mkdir(parents=True)
-            facts = overlay(files, slot / _TREE)
-            (slot / _MARKER).write_text(json.dumps(asdict(facts)))
+            (slot / TREE).mkdir(parents=True)
+            facts = overlay(sources, slot / TREE)
+            marker = _mark(slot, facts, [layer.parent for layer in sources if layer.is_dir()])
             try:
                 slot.rename(self._root / name)
             except OSError:
@@ -198,16 +236,25 @@ class CodeCache:
                     slot.rename(self._root / name)
                 else:
                     return path
-        return self._remember(name, facts)
+            return self._remember(name, marker)
 
-    def _remember(self, name: str, facts: TreeFacts) -> Path:
+    def _layer(self, pins: ExitStack, function_id: str, digest: str, namespace: str) -> Path:
+        """The tree of a layer, pinned until `pins` ends."""
+        name = _layer_name(namespace, digest)
+        tree = self._pinned(name, function_id, [digest], "")
+        pins.callback(self.unpin, tree)
+        return tree
+
+    def _remember(self, name: str, marker: Marker) -> Path:
         with self._guard:
             slot = self._slots.get(name)
             if slot is None:
                 slot = self._slots[name] = _Slot(self._root / name, 0, 0)
-            slot.charge_bytes, slot.verified = _charge(facts), True
+            slot.charge_bytes, slot.needs = marker.charge_bytes, marker.needs
+            slot.verified = True
             slot.used = next(self._clock)
-            return slot.path / _TREE
+            self._use_layers(slot)
+            return slot.path / TREE
 
     def _finish(self, name: str) -> None:
         with self._guard:
@@ -232,7 +279,7 @@ class CodeCache:
                     break
                 if slot.pins or name == keep or name in self._under_way:
                     continue
-                if _move_unless_pinned(slot.path, scratch / name):
+                if move_unless_kept(slot.path, scratch / name):
                     del self._slots[name]
                     excess -= slot.charge_bytes
 
@@ -255,52 +302,19 @@ def _slot_name(function_id: str, layers: Sequence[str]) -> str:
     return f"{function_id}.{stack}"
 
 
-def _charge(facts: TreeFacts) -> int:
-    """About what a tree takes on disk."""
-    return facts.bytes + _BLOCK_BYTES * (facts.directories + facts.files + facts.links + 1)
+def _layer_name(namespace: str, digest: str) -> str:
+    """A name that another namespace never has."""
+    return f"{_LAYER}{check_name(namespace, what='namespace')}.{digest[:32]}"
 
 
-def _read_marker(path: Path) -> TreeFacts | None:
-    try:
-        return TreeFacts(**json.loads((path / _MARKER).read_bytes()))
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-def _measure(tree: Path) -> TreeFacts | None:
-    try:
-        return measure(tree)
-    except OSError:
-        return None
-
-
-def _lock_shared(path: Path) -> int:
-    """A lock that keeps other processes from evicting. TreeGone when one was faster."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    except FileNotFoundError:
-        raise TreeGone(str(path)) from None
-    fcntl.flock(fd, fcntl.LOCK_SH)
-    with contextlib.suppress(FileNotFoundError):
-        if os.path.samestat(os.fstat(fd), path.stat()):
-            return fd
-    os.close(fd)
-    raise TreeGone(str(path))
-
-
-def _move_unless_pinned(path: Path, to: Path) -> bool:
-    """False when another process has pinned it."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    except FileNotFoundError:
-        return True
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.rename(to)
-    except BlockingIOError:
-        return False
-    except FileNotFoundError:
-        return True
-    finally:
-        os.close(fd)
-    return True
+def _mark(slot: Path, facts: TreeFacts, layers: Sequence[Path]) -> Marker:
+    """Write a new slot's marker, and keep the layers that it is made of."""
+    files = size = 0
+    for number, layer in enumerate(layers):
+        use(slot, layer, number)
+        if (its := read_marker(layer)) is not None:
+            files, size = files + its.facts.files, size + its.facts.bytes
+    names = tuple(layer.name for layer in layers)
+    marker = Marker(facts, TreeFacts(files=files, bytes=size), names)
+    marker.write(slot)
+    return marker

@@ -6,6 +6,7 @@ stay inside: no write can pass through a link, whatever the archive's order.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from core.errors import ArchiveInvalid
-from core.limits import ARCHIVE_DEPTH_MAX
+from core.limits import ARCHIVE_DEPTH_MAX, STORE_CHUNK_BYTES
 from storage.entries import refuse, show
 
 # What lies at a path: None is a directory, a number a file of so many bytes, text a symbolic link.
@@ -22,6 +23,8 @@ Node = int | str | None
 # One moment for everything unpacked: 2000-01-01 UTC. Not 1970, which zip cannot say.
 MTIME_S = 946_684_800
 _MTIMES_NS = (MTIME_S * 10**9, MTIME_S * 10**9)
+# Too many names of one file, none allowed here, or another file system.
+_NO_LINKS = frozenset({errno.EMLINK, errno.EPERM, errno.ENOTSUP, errno.EXDEV})
 _HOPS_MAX = 40  # the kernel's own bound on links in one path
 _STEPS_PER_LINK = 64  # following all links may not take more than this on average
 
@@ -169,6 +172,19 @@ class DiskTree:
         """A second name for a file of this tree."""
         os.link(target, path, src_dir_fd=self._root, dst_dir_fd=self._root, follow_symlinks=False)
 
+    def adopt_file(self, source: int, path: str) -> None:
+        """A second name for the same file of another tree, whose root `source` is. Where the file
+        system gives it no more names, a copy."""
+        try:
+            os.link(path, path, src_dir_fd=source, dst_dir_fd=self._root, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=source)
+            with os.fdopen(fd, "rb", buffering=0) as file:
+                mode = stat.S_IMODE(os.fstat(fd).st_mode)
+                self.write_file(path, iter(lambda: file.read(STORE_CHUNK_BYTES), b""), mode)
+
     def remove_file(self, path: str) -> None:
         """Make way for a later layer's file."""
         os.unlink(path, dir_fd=self._root)
@@ -183,6 +199,34 @@ class DiskTree:
         for path in paths:
             os.chmod(path or ".", 0o755, dir_fd=self._root)  # noqa: S103 - code is no secret here
             os.utime(path or ".", ns=_MTIMES_NS, dir_fd=self._root)
+
+
+def link_tree(layer: Path, shape: Shape, disk: DiskTree) -> None:
+    """Lay a tree that was unpacked before over what is there, its files as hard links.
+
+    Names clash, and links are looked at, as if its archive were unpacked once more."""
+    root = os.open(layer, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        waiting = [""]
+        while waiting:
+            above = waiting.pop()
+            with os.scandir(layer / above) as found:
+                for entry in found:
+                    path = f"{above}/{entry.name}" if above else entry.name
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(path)
+                        for directory in shape.enter(path, path):
+                            disk.make_directory(directory)
+                        continue
+                    if shape.claim(path):
+                        disk.remove_file(path)
+                    if entry.is_symlink():
+                        shape.nodes[path] = os.readlink(path, dir_fd=root)
+                    else:
+                        disk.adopt_file(root, path)
+                        shape.nodes[path] = entry.stat(follow_symlinks=False).st_size
+    finally:
+        os.close(root)
 
 
 def measure(root: Path) -> TreeFacts:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import queue
-import re
+import shutil
 import stat
 import time
 from collections.abc import Iterator
@@ -15,24 +16,29 @@ from core.errors import ArchiveInvalid, ArchiveTooLarge, BuildFailed
 from core.model import Version
 from core.settings import Settings
 from executor import netns
-from executor.build_sandbox import CERTIFICATES, BuildSandbox, Installation, measure
+from executor.build_sandbox import CERTIFICATES, BuildSandbox, Installation
 from executor.firewall import Endpoint, is_public
 from runtimes.registry import Runtime
 from storage.archive import pack_tree
 from storage.store import ObjectStore, object_key
-from worker import dependencies, node_dependencies, python_dependencies
+from storage.tree import measure
+from worker import dependencies, installed, node_dependencies, python_dependencies
 from worker.build_log import BuildLog
 from worker.dependencies import Found, Plan
 from worker.indexes import Index, Indexes, certificates, host_port
+from worker.installed import Installed
 from worker.layer_cache import LayerCache, Record
+from worker.private_indexes import places
 from worker.pulse import Pulse
+from worker.reasons import why
 
 _TURN_S = 0.5
 _BEGIN = """set -eu
 umask 022
 export HOME=/out/tmp/home TMPDIR=/out/tmp
 mkdir -p "$HOME" /out/layer
-cp -R /src /out/tmp/src
+if [ -f /src/settings/environment ]; then . /src/settings/environment; fi
+cp -R /src/files /out/tmp/src
 cd /out/tmp/src
 """
 # The layer's files get one fixed time, so compiled code must not be compared with its source's.
@@ -51,10 +57,6 @@ _SCRIPTS = {
     "npm-ci": ("npm ci --omit=dev", _NPM.format(verb="ci")),
     "npm-install": ("npm install --omit=dev", _NPM.format(verb="install")),
 }
-_TOOL = r"\b(?:gcc|g\+\+|cc|clang|rustc|cargo|make|cmake|pkg-config)\b"
-_ABSENT = r"(?:No such file or directory|not found|not installed|can.t be found)"
-_COMPILER = re.compile(rf"{_TOOL}.{{0,60}}{_ABSENT}|{_ABSENT}.{{0,60}}{_TOOL}", re.IGNORECASE)
-_ERROR = re.compile(r"^(ERROR: |error: |npm (?:error|ERR!) )(?P<says>.*\S)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ class Installer:
         self._settings = settings
         self._sandbox = sandbox
         self._store = store
-        self._indexes = Indexes(settings)
+        self._indexes = Indexes()
         self._cache = LayerCache(settings.data_dir / "build-cache")
         # Above the sandboxes' own range: never one of theirs, and each a single build's at a time.
         first = settings.uid_base + settings.uid_count
@@ -91,33 +93,37 @@ class Installer:
         found = find(job.tree, job.runtime.short)
         for note in found.notes:
             job.log.line(note)
+        code_bytes = measure(job.tree).bytes
         if found.plan is None:
+            installed.check_size(code_bytes, Installed())
             return None
-        job.log.line(f"dependencies: {found.plan.says}")
-        staged = dependencies.stage(job.tree, found.plan, job.work / "src")
         index = self._index(job)
         job.log.hide(index.secrets)
-        images = [self._sandbox.image_id(job.runtime.image), self._builder(job)]
+        job.log.line(f"dependencies: {found.plan.says}, from {index.shown}")
+        (job.work / "src").mkdir()
+        (job.work / "src").chmod(0o755)  # whatever the umask is: the container's user looks in
+        staged = dependencies.stage(job.tree, found.plan, job.work / "src" / "files")
+        names = (job.runtime.image, job.runtime.builder_image)
+        images = [self._sandbox.image_id(name) for name in names]
         key = dependencies.key(job.version.namespace, images, found.plan, staged, index.identity)
-        reused = self._reuse(job, key)
-        if reused is not None:
-            return reused.digest
-        digest = self._install(job, found.plan, index, images[1])
-        record = Record(job.version.function_id, digest, found.plan.pinned, time.time())
-        self._cache.keep(job.version.namespace, key, record)
-        return digest
+        record = self._reuse(job, key)
+        if record is None:
+            digest, left = self._install(job, found.plan, index, code_bytes)
+            mine = job.version.function_id
+            record = Record(mine, digest, found.plan.pinned, time.time(), left)
+            self._cache.keep(job.version.namespace, key, record)
+        installed.check_size(code_bytes, record.installed)
+        return record.digest
 
     def sweep(self) -> None:
         """Forget what has not been used for long."""
         self._cache.sweep()
 
-    def _builder(self, job: Job) -> str:
-        return self._sandbox.image_id(job.runtime.builder_image)
-
     def _index(self, job: Job) -> Index:
+        found = places(self._settings, job.version.namespace, job.version.name)
         if job.runtime.short == "python":
-            return self._indexes.python()
-        return self._indexes.node(lambda: self._npm_default(job))
+            return self._indexes.python(found)
+        return self._indexes.node(found, lambda: self._npm_default(job))
 
     # --- from the cache
 
@@ -130,7 +136,8 @@ class Installer:
             self._cache.forget(namespace, key)
             return None
         age_s = max(0, int(time.time() - record.at))
-        job.log.line(f"the same as installed {_age(age_s)} ago: reused")
+        what = f" ({record.installed})" if record.installed.count else ""
+        job.log.line(f"the same as installed {_age(age_s)} ago: reused{what}")
         return record
 
     def _bring(self, job: Job, owner: str, digest: str) -> bool:
@@ -147,16 +154,21 @@ class Installer:
 
     # --- in a container
 
-    def _install(self, job: Job, plan: Plan, index: Index, builder: str) -> str | None:
+    def _install(
+        self, job: Job, plan: Plan, index: Index, code_bytes: int
+    ) -> tuple[str | None, Installed]:
         said, script = _SCRIPTS[plan.kind]
         output = job.work / "out"
-        with self._uid(job) as uid:
+        with self._uid(job) as uid, _settings(job.work / "src" / "settings", index, uid):
             began = time.monotonic()
             job.log.line(f"$ {said}")
             status = self._run(job, self._wanted(job, script, index, uid, output))
         if status != 0:
-            raise BuildFailed(_why(said, status, job.log))
-        return self._pack(job, output, began)
+            line, hint = why(said, status, job.log.text())
+            if hint:
+                job.log.line(f"hint: {hint}")
+            raise BuildFailed(line)
+        return self._pack(job, output, began, code_bytes)
 
     def _wanted(self, job: Job, script: str, index: Index, uid: int, output: Path) -> Installation:
         allowed, names = self._reachable(index)
@@ -181,7 +193,9 @@ class Installer:
         finally:
             job.log.end_output()
 
-    def _pack(self, job: Job, output: Path, began: float) -> str | None:
+    def _pack(
+        self, job: Job, output: Path, began: float, code_bytes: int
+    ) -> tuple[str | None, Installed]:
         """What the container left, into the store. The container is gone: nothing changes it."""
         layer = output / "layer"
         try:
@@ -190,18 +204,19 @@ class Installer:
             is_directory = False
         if not is_directory:
             raise BuildFailed("the installation removed the directory that it was to fill")
-        size, entries = measure(layer)
         took = time.monotonic() - began
-        if not entries:
+        left = installed.look(layer)
+        if not left.bytes:
             job.log.line(f"nothing was installed ({took:.1f} s)")
-            return None
+            return None, left
+        job.log.line(f"installed {left.count} packages in {took:.1f} s: {left}")
+        installed.check_size(code_bytes, left)
         try:
             digest = pack_tree(layer, job.work / "layer.tar")
         except (ArchiveInvalid, ArchiveTooLarge) as error:
             raise BuildFailed(f"the installed dependencies cannot be kept: {error}") from error
         self._store.put(object_key(job.version.function_id, digest), job.work / "layer.tar")
-        job.log.line(f"installed {entries} files, {size / 1e6:.1f} MB, in {took:.1f} s")
-        return digest
+        return digest, left
 
     @contextmanager
     def _uid(self, job: Job) -> Iterator[int]:
@@ -283,20 +298,21 @@ def _environment(ca: Path | None) -> dict[str, str]:
     return variables
 
 
-def _why(said: str, status: int, log: BuildLog) -> str:
-    """One line for the version; a hint for the log where the cause is a known one."""
-    text = log.text()
-    if _COMPILER.search(text):
-        log.line(
-            "hint: there is no compiler where dependencies are installed; "
-            "use a release of that package that has a wheel (or a prebuilt binary) for this runtime"
-        )
-    errors = [match["says"] for line in text.splitlines() if (match := _ERROR.match(line))]
-    tool = said.split(maxsplit=1)[0]
-    if status == 137:
-        return f"installing the dependencies was killed ({tool} needs more memory?)"
-    told = "; ".join(errors[-1:] if tool == "pip" else errors[:2])
-    return f"installing the dependencies failed ({tool} exit status {status}): {told}"[:500]
+@contextmanager
+def _settings(folder: Path, index: Index, uid: int) -> Iterator[None]:
+    """The files that pip, npm and the shell take from an index; nobody but `uid` may read them,
+    and they are gone when the installation is."""
+    folder.mkdir(mode=0o755)
+    folder.chmod(0o755)
+    try:
+        for name, text in index.files.items():
+            fd = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)
+            with os.fdopen(fd, "w") as file:
+                file.write(text)
+            os.chown(folder / name, uid, uid)
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _age(seconds: int) -> str:

@@ -13,9 +13,11 @@ import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from core.limits import LAYER_RECORDS_KEPT_S, UNPINNED_CACHE_S
 from core.model import check_name
+from worker.installed import Installed
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,7 @@ class Record:
     digest: str | None
     pinned: bool
     at: float  # when it was installed, Unix time
+    installed: Installed
 
     def is_good(self, now: float) -> bool:
         """An exact list means the same for ever; any other for a day at most."""
@@ -42,8 +45,8 @@ class LayerCache:
         """A record that may still be used."""
         path = self._path(namespace, key)
         try:
-            record = Record(**json.loads(path.read_bytes()))
-        except (OSError, ValueError, TypeError):
+            record = _record(json.loads(path.read_bytes()))
+        except (OSError, ValueError, TypeError, KeyError):
             return None  # not there, or of another release
         if not record.is_good(time.time()):
             return None
@@ -74,3 +77,10 @@ class LayerCache:
 
     def _path(self, namespace: str, key: str) -> Path:
         return self._folder / check_name(namespace, what="namespace") / f"{key}.json"
+
+
+def _record(raw: dict[str, Any]) -> Record:
+    left = raw["installed"]
+    largest = tuple((str(label), int(size)) for label, size in left["largest"])
+    whole = Installed(int(left["bytes"]), int(left["count"]), largest)
+    return Record(**{**raw, "installed": whole})
