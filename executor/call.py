@@ -17,9 +17,10 @@ class Call:
 
     `kind` "event": body is the JSON event, the answer's body is the JSON result.
     `kind` "http": `http` describes the request for the shim to build a payload-2.0 event from:
-    method, path (as sent, still percent-encoded, below the function's name, begins with "/"),
-    query (raw), headers ([[lower-case name, value], …] without hop-by-hop, Authorization consumed
-    and X-Hearth-*), source_ip, protocol ("HTTP/1.1"), host.
+    method, root (the path in front, which named the function), path (as sent, still
+    percent-encoded, below the function's name, begins with "/"), query (raw), headers
+    ([[lower-case name, value], …] without hop-by-hop, Authorization consumed and X-Hearth-*),
+    source_ip, protocol ("HTTP/1.1"), host.
     """
 
     id: str  # a UUID; the AWS request id that the handler sees

@@ -220,6 +220,7 @@ class Invoke:
             origin = self._peers.origin(scope, head.named)
             http = head.http[consumed] = {
                 "method": head.method,
+                "root": _root(head.path),
                 "path": wish.path,
                 "query": head.query.decode("latin-1"),
                 "headers": for_function(head.headers, origin.headers, consumed=consumed),
@@ -235,6 +236,12 @@ def is_invocation(method: str, path: bytes) -> bool:
     if path.startswith((HTTP_PREFIX, ASYNC_PREFIX)):
         return True
     return path.endswith(EVENT_SUFFIX) and path.startswith(EVENT_PREFIX) and method == "POST"
+
+
+def _root(path: bytes) -> str:
+    """What stands before a function's own path, and names it: /function/hello:prod."""
+    segment = path[len(HTTP_PREFIX) :].partition(b"/")[0]
+    return (HTTP_PREFIX + segment).decode("latin-1")
 
 
 def parse_ref(segment: bytes) -> FunctionRef:

@@ -39,7 +39,8 @@ LABEL_LENGTH_MAX = 256
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}", re.ASCII)
 # Set by the shim for every function; a value of the user's would be lost or would mislead it.
 _ENV_RESERVED = re.compile(r"HEARTH_.*|AWS_LAMBDA_.*|LAMBDA_.*|_HANDLER|TMPDIR|HOME", re.ASCII)
-_HANDLER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./$-]*", re.ASCII)
+# file.function, or file:application
+_HANDLER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./$-]*(:[A-Za-z_$][A-Za-z0-9_.$]*)?", re.ASCII)
 
 
 def _name_of(what: str) -> AfterValidator:
@@ -54,7 +55,10 @@ def _name_of(what: str) -> AfterValidator:
 
 def _handler(text: str) -> str:
     if not _HANDLER.fullmatch(text) or ".." in text or "//" in text:
-        raise ValueError("a handler is named like main.handler or folder/module.function")
+        raise ValueError(
+            "a handler is named like main.handler or folder/module.function, a web application "
+            "like main:app"
+        )
     return text
 
 

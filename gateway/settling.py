@@ -88,6 +88,8 @@ def _contradictions(config: FunctionConfig, runtime: Runtime) -> Iterator[tuple[
     if config.memory_mb < runtime.memory_mb_min:
         least = runtime.memory_mb_min
         yield "memory_mb", f"{runtime.name} needs at least {least} MB, not {config.memory_mb}"
+    if ":" in config.handler and runtime.short not in ("python", "node"):
+        yield "handler", f"module:application is for Python and Node functions, not {runtime.name}"
     if config.isolation == "request" and runtime.short != "python":
         yield "isolation", f"isolation request is for Python functions, not {runtime.name}"
     if config.isolation == "request" and config.per_sandbox > 1:

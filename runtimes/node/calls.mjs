@@ -190,8 +190,8 @@ export class Calls {
 }
 
 /** The head of an ERROR about what a handler returned, whose getters may throw anything. */
-function invalid(error) {
-  const type = error instanceof Invalid ? error.type : "Runtime.MarshalError";
+export function invalid(error, type) {
+  type ??= error instanceof Invalid ? error.type : "Runtime.MarshalError";
   return { ...failure("function_response_invalid", error, type), trace: [] };
 }
 

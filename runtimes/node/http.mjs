@@ -114,13 +114,18 @@ function timeOf(now) {
 
 /** The body as text where its type says text and its bytes agree, else as base64. */
 function addBody(event, contentType, body) {
-  const isText = contentType === JSON_TYPE || TEXT_TYPE.test(bareType(contentType));
-  const text = isText ? body.toString() : undefined;
-  event.isBase64Encoded = !isText || isDamaged(text, body);
+  const plain = contentType === JSON_TYPE || isText(bareType(contentType));
+  const text = plain ? body.toString() : undefined;
+  event.isBase64Encoded = !plain || isDamaged(text, body);
   event.body = event.isBase64Encoded ? body.toString("base64") : text;
 }
 
-function bareType(contentType) {
+/** Whether a bare content type is one of text. */
+export function isText(type) {
+  return TEXT_TYPE.test(type);
+}
+
+export function bareType(contentType) {
   return contentType.split(";")[0].trim().toLowerCase();
 }
 
@@ -154,7 +159,7 @@ function unescape(text) {
 
 const HEADER_NAME = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/;
 const HEADER_VALUE = /^[^\x00-\x08\x0a-\x1f\x7f]*$/; // eslint-disable-line no-control-regex
-const TOO_LARGE = "Function.ResponseSizeTooLarge";
+export const TOO_LARGE = "Function.ResponseSizeTooLarge";
 const STRING_BYTES_MAX = 3; // that one UTF-16 unit becomes in UTF-8
 const BASE64 = /^[A-Za-z0-9+/]*$/;
 

@@ -56,6 +56,29 @@ export async function findHandler(name, root = TASK) {
   const wanted = `handler ${JSON.stringify(name)}`;
   if (!match) throw new HandlerNotFound(`${wanted} is not module.function`, modulesIn(root));
   const [, module, attribute] = match;
+  const [found, exports] = await findExport(module, attribute, root);
+  if (typeof found === "function") return found;
+  const what = found === undefined ? "does not exist" : "is not a function";
+  throw notFound(module, attribute, what, exports);
+}
+
+/** What `path/module:name` (or `:name.of.a.property`) names: an application, or its promise. */
+export async function findApplication(name) {
+  const match = /^([^:]*[^:/]):([^:/]+)$/.exec(name);
+  const wanted = `handler ${JSON.stringify(name)}`;
+  if (!match) throw new HandlerNotFound(`${wanted} is not module:export`, modulesIn(TASK));
+  const [, module, attribute] = match;
+  const [found, exports] = await findExport(module, attribute, TASK);
+  if (found !== undefined) return { found };
+  throw notFound(module, attribute, "does not exist", exports);
+}
+
+function notFound(module, attribute, what, exports) {
+  const message = `${JSON.stringify(attribute)} in module ${JSON.stringify(module)} ${what}`;
+  return new HandlerNotFound(message, functionsIn(exports));
+}
+
+async function findExport(module, attribute, root) {
   const file = SUFFIXES.map((suffix) => join(root, module + suffix)).find(existsSync);
   if (!file) {
     throw new HandlerNotFound(`no module ${JSON.stringify(module)} in the code`, modulesIn(root));
@@ -63,11 +86,7 @@ export async function findHandler(name, root = TASK) {
   const exports = await load(file);
   const keys = attribute.split(".");
   const at = (root) => keys.reduce((value, key) => value?.[key], root);
-  const found = at(exports) ?? at(exports.default);
-  if (typeof found === "function") return found;
-  const what = found === undefined ? "does not exist" : "is not a function";
-  const message = `${JSON.stringify(attribute)} in module ${JSON.stringify(module)} ${what}`;
-  throw new HandlerNotFound(message, functionsIn(exports));
+  return [at(exports) ?? at(exports.default), exports];
 }
 
 /** Import a file; Node decides whether it is an ES module or CommonJS. */

@@ -8,7 +8,8 @@ import { inspect } from "node:util";
 import { Calls, localStorage } from "./calls.mjs";
 import { factsOf } from "./context.mjs";
 import { failure } from "./errors.mjs";
-import { HandlerNotFound, TASK, applyEnvironment, boundHeap, findHandler } from "./loading.mjs";
+import { HandlerNotFound, TASK, applyEnvironment, boundHeap } from "./loading.mjs";
+import { findApplication, findHandler } from "./loading.mjs";
 import { exitAtOnce, replaceOutput, writeWhole } from "./output.mjs";
 import { practise, streamId } from "./stem.mjs";
 import { installGlobal } from "./streaming.mjs";
@@ -65,11 +66,23 @@ async function init(head) {
   applyEnvironment(head);
   boundHeap(head.memory_mb);
   process.chdir(TASK);
-  const handler = await findHandler(head.handler);
+  const made = await callsFor(head);
   if (isEnding) return; // by an error outside the import's own promise
-  const local = head.per_sandbox > 1 ? localStorage() : undefined;
-  calls = new Calls(wire, handler, factsOf(head, streamId), local);
+  calls = made;
   wire.send(READY, 0);
+}
+
+async function callsFor(head) {
+  const local = head.per_sandbox > 1 ? localStorage() : undefined;
+  const facts = factsOf(head, streamId);
+  if (!head.handler.includes(":")) {
+    return new Calls(wire, await findHandler(head.handler), facts, local);
+  }
+  // Only functions that are one pay for it.
+  const { ApplicationCalls, listenerOf } = await import("./applications.mjs");
+  const { found } = await findApplication(head.handler);
+  const listener = await listenerOf(found, head.handler);
+  return new ApplicationCalls(wire, listener, facts, local);
 }
 
 function failInit(error) {

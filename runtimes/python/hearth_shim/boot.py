@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from .ending import Life, leave, watch
 from .forking import FIRST_PROCESS, Forking, clear
+from .function import Function
 from .loading import load
 from .output import Tags, flush, prepare_output
 from .parallel import Parallel
@@ -54,12 +55,22 @@ def answer_calls(wire: Wire, life: Life, config: dict[str, Any], task: str) -> N
     wire.send(kind, 0, head)
     if function is None:
         broken(f"frame of type {wire.receive()[0]} after INIT_ERROR")
-    elif is_forking:
-        Forking(wire, function, life).serve()
+    serial, parallel = ways(function)
+    if is_forking:
+        Forking(wire, serial(wire, function, life), life).serve()
     elif tags is not None:
-        Parallel(wire, function, life, tags, per_sandbox).serve()
+        parallel(wire, function, life, tags, per_sandbox).serve()
     else:
-        Serial(wire, function, life).serve()
+        serial(wire, function, life).serve()
+
+
+def ways(function: Function) -> tuple[type[Serial], type[Parallel]]:
+    """How to answer calls one after the other, and several at once."""
+    if function.app is None:
+        return Serial, Parallel
+    from .applications import ParallelApplication, SerialApplication
+
+    return SerialApplication, ParallelApplication
 
 
 def connect(path: str) -> _socket.socket:

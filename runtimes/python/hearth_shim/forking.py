@@ -20,7 +20,7 @@ from typing import NoReturn
 
 from .answers import failure
 from .ending import Life, watch_hangup
-from .function import Function, is_async
+from .function import is_async
 from .scratch import FOLDERS, NotEmptied, empty
 from .secrecy import Secrecy
 from .serial import Serial
@@ -104,12 +104,13 @@ class Child:
 class Forking:
     """Answers the calls of a function one after the other, none in the process of another."""
 
-    def __init__(self, wire: Wire, function: Function, life: Life) -> None:
+    def __init__(self, wire: Wire, serial: Serial, life: Life) -> None:
+        function = serial.function
         self.wire = wire
         self.life = life
-        self.serial = Serial(wire, function, life)
+        self.serial = serial
         self.body_bytes_max = function.body_bytes_max
-        self.is_async = is_async(function.handler)
+        self.is_async = function.app is None and is_async(function.handler)
         # As process 1 all others in the sandbox are ours to end. On a host, in tests, they are not.
         self.is_alone = getpid() == FIRST_PROCESS
         self.spare: Child | None = None

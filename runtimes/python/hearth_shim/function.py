@@ -6,8 +6,11 @@ import inspect
 import os
 import sys
 import time
+from asyncio import AbstractEventLoop
 from collections.abc import Callable
 from typing import Any
+
+from .requests import parse_event
 
 Handler = Callable[[Any, Any], Any]
 
@@ -50,6 +53,9 @@ class Function:
 
     def __init__(self, handler: Handler, config: dict[str, Any]) -> None:
         self.handler = handler
+        self.parse: Callable[[dict[str, Any], memoryview, str], Any] = parse_event
+        self.app: Any = None  # what answers in the handler's place: applications.py
+        self.loop: AbstractEventLoop | None = None  # on which it was started
         self.body_bytes_max: int = config["payload_bytes_max"]
         self.process = os.getpid()  # a child that the function forks is not asked for answers
         name, version = config["function"], str(config["version"])

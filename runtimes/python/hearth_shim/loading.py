@@ -26,7 +26,11 @@ class HandlerNotFound(Exception):
         self.found = found[:FOUND_MAX]
 
 
-class HandlerNotAsync(Exception):
+class Unfit(Exception):
+    """The code is there and cannot run as the configuration asks. No line of it is to blame."""
+
+
+class HandlerNotAsync(Unfit):
     """Several calls at once are asked for, and the handler would make them wait for each other."""
 
 
@@ -37,6 +41,11 @@ def load(config: dict[str, Any], task: str) -> tuple[Answer, Function | None]:
         os.chdir(task)
         asked = [path for path in os.environ.get("PYTHONPATH", "").split(":") if path]
         sys.path[:0] = [task, *asked, os.path.join(task, ".hearth/site-packages")]
+        if ":" in config["handler"]:
+            from .applications import become  # only functions that are one pay for it
+
+            app = find_application(config["handler"], task)
+            return (READY, {}, b""), become(app, config)
         handler = find_handler(config["handler"], task)
         if config.get("per_sandbox", 1) > 1 and not is_async(handler):
             name = config["handler"]
@@ -47,7 +56,7 @@ def load(config: dict[str, Any], task: str) -> tuple[Answer, Function | None]:
         del problem["code"]
         if isinstance(error, HandlerNotFound):
             problem |= {"trace": [], "found": error.found}
-        if isinstance(error, HandlerNotAsync):
+        if isinstance(error, Unfit):
             problem["trace"] = []
         return (INIT_ERROR, problem, b""), None
 
@@ -80,18 +89,38 @@ def find_handler(name: str, task: str) -> Handler:
     module_name = path.replace("/", ".")
     if not dot or not attribute or not all(module_name.split(".")):
         raise HandlerNotFound(f"handler {name!r} is not module.function", modules_in(task))
-    try:
-        module = import_from_task(module_name, task)
-    except ModuleNotFoundError as error:
-        missing = error.name or ""
-        if module_name != missing and not module_name.startswith(missing + "."):
-            raise  # the module is there; something that it imports is not
-        raise HandlerNotFound(f"no module {module_name!r} in the code", modules_in(task)) from None
+    module = find_module(module_name, task)
     handler: Handler | None = getattr(module, attribute, None)
     if not callable(handler):
         what = "is not callable" if hasattr(module, attribute) else "does not exist"
         raise HandlerNotFound(f"{attribute!r} in module {module_name!r} {what}", callables(module))
     return handler
+
+
+def find_application(name: str, task: str) -> Any:
+    """What `module:attribute` names, or `module:attribute.of.it`."""
+    path, _, attribute = name.partition(":")
+    module_name = path.replace("/", ".")
+    if not all(module_name.split(".")) or not all(attribute.split(".")):
+        raise HandlerNotFound(f"handler {name!r} is not module:attribute", modules_in(task))
+    module = found = find_module(module_name, task)
+    for part in attribute.split("."):
+        found = getattr(found, part, None)
+    if not callable(found):
+        what = "does not exist" if found is None else "is not callable"
+        raise HandlerNotFound(f"{attribute!r} in module {module_name!r} {what}", callables(module))
+    return found
+
+
+def find_module(module_name: str, task: str) -> Any:
+    """The function's module; HandlerNotFound when it has none of that name."""
+    try:
+        return import_from_task(module_name, task)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if module_name != missing and not module_name.startswith(missing + "."):
+            raise  # the module is there; something that it imports is not
+        raise HandlerNotFound(f"no module {module_name!r} in the code", modules_in(task)) from None
 
 
 def import_from_task(name: str, task: str) -> Any:

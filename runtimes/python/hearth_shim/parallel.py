@@ -11,7 +11,6 @@ from .ending import STOPPED, Life, leave, retire
 from .function import Function
 from .output import CALL as WHOSE
 from .output import Tags, flush
-from .requests import parse_event
 from .streaming import Channel, drive, is_stream
 from .wire import CALL, CANCEL, CREDIT, ERROR, Wire, broken
 
@@ -28,7 +27,7 @@ class Parallel:
         self.tags = tags
         self.per_sandbox = per_sandbox
         self.calls: dict[int, Channel] = {}  # under way, by number
-        self.loop = life.loop = new_event_loop()
+        self.loop = life.loop = function.loop or new_event_loop()
         set_event_loop(self.loop)
         self.loop.add_reader(wire.sock.fileno(), self.look)
 
@@ -70,7 +69,7 @@ class Parallel:
         channel.is_shared = True
         self.tags.begin(number)
         try:
-            event = parse_event(head, body, self.function.name)
+            event = self.function.parse(head, body, self.function.name)
         except Exception as error:  # not JSON, too deep, too large
             problem = failure("function_error", error, "Runtime.UnmarshalError")
             self.answer(channel, (ERROR, problem, b""))

@@ -10,7 +10,6 @@ from .answers import Answer, answer_of, failure
 from .ending import Life
 from .function import Function
 from .output import flush
-from .requests import parse_event
 from .streaming import Channel, at_once, drive, is_async_stream, is_stream
 from .wire import CALL, CANCEL, CREDIT, ERROR, Wire, broken
 
@@ -23,7 +22,7 @@ class Serial:
         self.function = function
         self.life = life
         self.channel: Channel | None = None  # of a call that streams, or waits on the loop
-        self.loop: AbstractEventLoop | None = None
+        self.loop: AbstractEventLoop | None = function.loop
         self.is_listening = False  # whether the loop tells when there is something to read
 
     def serve(self) -> NoReturn:
@@ -40,7 +39,7 @@ class Serial:
     def answer(self, number: int, head: dict[str, Any], body: memoryview) -> None:
         """Run the handler and send what became of it."""
         try:
-            event = parse_event(head, body, self.function.name)
+            event = self.function.parse(head, body, self.function.name)
         except Exception as error:  # not JSON, too deep, too large: never the end of the sandbox
             problem = failure("function_error", error, "Runtime.UnmarshalError")
             answer: Answer = (ERROR, problem, b"")

@@ -25,7 +25,7 @@ class Channel:
 
     __slots__ = (
         *("wire", "number", "look", "wait", "is_shared", "credit", "has_begun", "is_over"),
-        *("task", "waiter"),
+        *("task", "waiter", "stop"),
     )
 
     def __init__(self, wire: Wire, number: int, look: Callable[[], None]) -> None:
@@ -39,15 +39,22 @@ class Channel:
         self.is_over = False  # cancelled, or answered
         self.task: Future[Any] | None = None  # what runs the call on a loop
         self.waiter: Future[None] | None = None  # done when there is credit again
+        self.stop: Callable[[], None] | None = None  # what CANCEL does, if not to cancel the task
 
     def obey(self, kind: int, body: memoryview) -> None:
         """Follow a CANCEL or a CREDIT for this call."""
         if kind == CANCEL:
             self.is_over = True
-            if self.task is not None and self.task is not running_task(self.task.get_loop()):
+            if self.stop is not None:
+                self.stop()
+            elif self.task is not None and self.task is not running_task(self.task.get_loop()):
                 self.task.cancel()
             return
         self.credit += credit_of(body)
+        self.wake()
+
+    def wake(self) -> None:
+        """Let whoever waits for credit look again."""
         if self.waiter is not None and not self.waiter.done():
             self.waiter.set_result(None)
 
@@ -67,7 +74,16 @@ class Channel:
 
     async def write(self, value: Any) -> None:
         """Send what was yielded, in as many CHUNKs as it takes."""
-        head, data = self.parts_of(value)
+        await self.put(*self.parts_of(value))
+
+    def begin(self, head: dict[str, Any]) -> None:
+        """Let the head leave, if it has not; it takes no credit."""
+        if not self.has_begun and not self.is_over:
+            self.has_begun = True
+            self.wire.send(CHUNK, self.number, head)
+
+    async def put(self, head: dict[str, Any], data: bytes) -> None:
+        """Send a head, if there is one, and bytes."""
         view = memoryview(data)
         while head or view:
             await self.ready()
