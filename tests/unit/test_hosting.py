@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 
-from core.errors import FunctionCrashed
+from core.errors import FunctionCrashed, SandboxBroken
+from core.limits import BOOTS_AT_ONCE_MAX
 from core.model import Version
 from core.settings import Settings
 from executor import hosting
 from executor.executor import Executor
 from executor.process_driver import ProcessDriver
+from executor.sandbox import Sandbox
 from runtimes.registry import RUNTIMES, Runtime
 from tests.fixtures import tiny_host
 from tests.fixtures.nodes import leaks_nothing, open_descriptors
@@ -101,10 +103,24 @@ async def test_many_first_calls_at_once_make_one_host(bench: Bench) -> None:
 async def test_whoever_leaves_first_takes_the_host_from_nobody(bench: Bench) -> None:
     leaving = asyncio.create_task(bench.call(bench.version()))
     staying = asyncio.create_task(bench.call(bench.version(), "here"))
-    await asyncio.sleep(0)
+    while not bench.driver.booted:
+        await asyncio.sleep(0)
     leaving.cancel()
     assert (await staying)["event"] == "here"
     assert bench.driver.booted == 1
+
+
+async def test_a_host_that_cannot_be_made_is_told_and_made_for_the_next(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(runtime: Runtime, network: str) -> Sandbox:
+        raise SandboxBroken("no image")
+
+    with monkeypatch.context() as patched, pytest.raises(SandboxBroken, match="no image"):
+        patched.setattr(bench.driver, "boot", broken)
+        await bench.call(bench.version())
+    assert (await bench.call(bench.version(), "here"))["event"] == "here"
+    assert bench.executor._stems.room == BOOTS_AT_ONCE_MAX  # no start counts as under way
 
 
 async def test_the_end_of_a_host_is_that_of_its_seats_and_another_follows(bench: Bench) -> None:
@@ -137,6 +153,7 @@ async def test_a_host_that_nobody_has_a_seat_in_ends(
     while Path(f"/proc/{pid}").exists():
         await asyncio.sleep(0.01)
     assert not bench.codes.held
+    assert bench.executor.stats().promised_mb == 0
     assert (await bench.call(bench.version()))["pid"] != pid
 
 
