@@ -4,6 +4,8 @@ from __future__ import annotations
 
 SEVERAL = "the Runtime API answers one call at a time"
 ANOTHER_KIND = "which generators stream is the bootstrap's affair; what leaves it is the same"
+NAMES = "the Runtime API has no word for the names that were found"
+LOADING = "what a bootstrap loads, and from where, is its own affair"
 BUFFERS = "between a bootstrap and the bridge lie a socket's buffers: see test_custom.py"
 CUSTOM = {
     **dict.fromkeys(
@@ -38,9 +40,15 @@ CUSTOM = {
     "test_a_cancel_ends_a_stream_that_waits_for_credit": BUFFERS,
     "test_a_stem_says_hello": "the bridge's own name is in test_custom.py",
     "test_the_environment_is_the_functions_and_nothing_else": "it is in test_custom.py",
-    "[custom-json-json.handler]": "a bootstrap's own modules have names, too",
     "test_no_code_at_all": "without code there is no bootstrap: see test_custom.py",
-    "test_a_missing": "the Runtime API has no word for the names that were found",
+    "test_a_missing_function": NAMES,
+    "test_a_missing_module": NAMES,
+    "test_a_handler_is_found": LOADING,
+    "test_a_dependency_that_is_missing": LOADING,
+    "test_a_syntax_error": LOADING,
+    "test_dependencies_are_found": LOADING,
+    "test_code_beside_the_module": LOADING,
+    "test_the_remaining_time_is_never_negative": "X-Ray's words cannot hold a trace that is none",
 }
 TABLE = {"custom": CUSTOM}
 
