@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from runtimes.registry import RUNTIMES, Runtime
-from tests.conformance import wire_client
+from tests.conformance import not_for, wire_client
 from tests.conformance.wire_client import Sandbox
 
 FUNCTIONS = Path(__file__).parent / "functions"
@@ -19,13 +20,43 @@ FUNCTIONS = Path(__file__).parent / "functions"
 Boot = Callable[[str | Mapping[str, str | bytes]], Sandbox]
 
 
-@pytest.fixture(scope="session", params=RUNTIMES.values(), ids=lambda runtime: runtime.name)
+# A runtime that runs no source by itself says which language's sources it is tested with. What is
+# compiled to speak the Runtime API (dart3) is `custom` to a sandbox.
+LANGUAGES = {"custom": "python3.13"}
+COMPILED = {"dart3"}
+# What its code then holds besides.
+BESIDE = {"custom": {"bootstrap": (FUNCTIONS / "cases_bootstrap").read_text()}}
+
+
+@pytest.fixture(
+    scope="session",
+    params=[runtime for runtime in RUNTIMES.values() if runtime.name not in COMPILED],
+    ids=lambda runtime: runtime.name,
+)
 def runtime(request: pytest.FixtureRequest) -> Runtime:
     """Each runtime in turn; skipped, saying so, where neither image nor interpreter is there."""
     found: Runtime = request.param
     if not wire_client.place_of(found):
         pytest.skip(f"{found.name}: no image {found.image}, and no interpreter on this host")
+    if language := LANGUAGES.get(found.name):
+        spoken = RUNTIMES[language]
+        return dataclasses.replace(found, short=spoken.short, suffixes=spoken.suffixes)
     return found
+
+
+@pytest.fixture(autouse=True)
+def applies(request: pytest.FixtureRequest) -> None:
+    """Skips what a runtime cannot be asked, saying why."""
+    parameters = getattr(getattr(request.node, "callspec", None), "params", {})
+    asked = parameters.get("runtime")
+    if isinstance(asked, Runtime) and (why := not_for.reason(asked.name, request.node.name)):
+        pytest.skip(why)
+
+
+def files_of(runtime: Runtime, code: str | Mapping[str, str | bytes]) -> dict[str, str | bytes]:
+    """What a sandbox's code holds, from one source or from files by name."""
+    sources = {f"main{runtime.suffixes[0]}": code} if isinstance(code, str) else dict(code)
+    return {**BESIDE.get(runtime.name, {}), **sources}
 
 
 class Stock:
@@ -75,8 +106,7 @@ def boot(runtime: Runtime, stock: Stock) -> Iterator[Boot]:
     with ExitStack() as sandboxes:
 
         def start(code: str | Mapping[str, str | bytes]) -> Sandbox:
-            sources = {f"main{runtime.suffixes[0]}": code} if isinstance(code, str) else code
-            sandbox = stock.take(sources)
+            sandbox = stock.take(files_of(runtime, code))
             sandboxes.callback(stock.end, sandbox)
             return sandbox
 
@@ -87,7 +117,7 @@ def boot(runtime: Runtime, stock: Stock) -> Iterator[Boot]:
 def shared(runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     """functions/cases.*, initialised once for all tests that leave a sandbox as it was."""
     source = (FUNCTIONS / f"cases{runtime.suffixes[0]}").read_text()
-    sources = {f"main{runtime.suffixes[0]}": source}
+    sources = files_of(runtime, source)
     with wire_client.make(runtime, sources, tmp_path_factory.mktemp("shared")) as sandbox:
         ready = sandbox.init(env={"GREETING": "héllo", "EMPTY": ""})
         assert ready.kind == wire_client.READY, ready

@@ -408,5 +408,5 @@ def write(sources: Mapping[str, str | bytes], task: Path) -> None:
 
 def open_to_readers(path: Path) -> None:
     """Whoever the sandbox's user is: it reads all, and runs what is a program."""
-    is_program = path.is_dir() or path.open("rb").read(4)[:2] in (b"#!", b"\x7fE")
+    is_program = path.is_dir() or path.read_bytes()[:4].startswith((b"#!", b"\x7fELF"))
     path.chmod(0o755 if is_program else 0o644)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .api import Api, Call
 
 ACCEPTED = b'{"status":"OK"}\n'
-ERROR_BYTES_MAX = 1024 * 1024
+ERROR_BYTES_MAX = 16 * 1024 * 1024  # its words are cut to a few KiB; a message may be an event
 TYPE_HEADER = b"lambda-runtime-function-error-type"
 
 

@@ -20,6 +20,8 @@ CHUNK_LINE_BYTES_MAX = 1024
 HELD_BYTES_MAX = 64 * 1024  # of what comes while a request waits for its answer
 READ_BYTES = 256 * 1024
 UNLIMITED = 1 << 62
+# What every connection reads into: a buffer of its own for each read would be mapped and unmapped.
+SCRATCH = memoryview(bytearray(READ_BYTES))
 
 IN, OUT = select.EPOLLIN, select.EPOLLOUT
 LINGER_NOT = struct.pack("ii", 1, 0)  # close() resets: the other side's next write fails
@@ -161,6 +163,7 @@ class Connection:
         self.is_chunked = False
         self.left = 0  # bytes of the body, or of its chunk
         self.step = self.take_head
+        self.on_pause: Callable[[], None] | None = None  # once, when all that came is taken
         self.interest = IN
         epoll.register(self.number, IN)
 
@@ -176,15 +179,15 @@ class Connection:
     def read(self) -> bool:
         """Take what has come; whether there was something."""
         try:
-            data = self.sock.recv(READ_BYTES)
+            count = self.sock.recv_into(SCRATCH)
         except BlockingIOError:
             return False
         except OSError:
-            data = b""
-        if not data:
+            count = 0
+        if not count:
             self.lost()
             return False
-        self.buffer += data
+        self.buffer += SCRATCH[:count]
         self.advance()
         return not self.is_closed
 
@@ -225,6 +228,9 @@ class Connection:
         """Go as far as what has come allows."""
         while not self.is_held and not self.is_closed and self.step():
             pass
+        if self.on_pause is not None:
+            on_pause, self.on_pause = self.on_pause, None
+            on_pause()
         self.rearm()
 
     def take_head(self) -> bool:

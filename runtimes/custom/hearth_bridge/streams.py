@@ -41,6 +41,8 @@ class Stream:
         self.prelude: bytearray | None = bytearray() if has_prelude else None
         shown = OCTETS if kind in NO_TYPES or not HEADER_VALUE.fullmatch(kind) else kind
         self.head: dict[str, Any] = {"status": 200, "headers": [("content-type", shown)]}
+        if not has_prelude:
+            connection.on_pause = self.show_head
 
     def room(self) -> int:
         """Room for a prelude is always; for a body, what credit allows."""
@@ -50,6 +52,11 @@ class Stream:
         if self.prelude is not None:
             return CHUNK_BYTES_MAX
         return min(self.call.credit, CHUNK_BYTES_MAX)
+
+    def show_head(self) -> None:
+        """The head is known before the first byte is: whoever reads may see it."""
+        if self.call.stream is self and not self.call.is_cancelled:
+            self.send(b"")
 
     def data(self, piece: bytes) -> None:
         if self.prelude is not None:
