@@ -209,13 +209,13 @@ def test_a_version_that_is_too_large_names_its_largest_packages(
     assert version.status is VersionStatus.FAILED
     assert version.error is not None
     assert "at most 25.0 MiB are taken" in version.error, log
-    assert "the largest: huge 1 20.0 MiB, big 2.1 6.0 MiB, small 3 195.7 KiB" in version.error
+    assert "the largest: huge 1 20.0 MiB, big 2.1 6.0 MiB, small 3 0.2 MiB" in version.error
     within, log = deploy(python("big"))
     assert within.status is VersionStatus.ACTIVE, log
     code = {"big.bin": bytes(20 * MIB)}
     grown, log = deploy({**python("big"), **code})  # reused packages count as installed ones do
     assert grown.error is not None
-    assert "big 2.1 6.0 MiB, small 3 195.7 KiB, the code itself 20.0 MiB" in grown.error
+    assert "big 2.1 6.0 MiB, small 3 0.2 MiB, the code itself 20.0 MiB" in grown.error
     assert "reused" in log
 
 
