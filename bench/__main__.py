@@ -12,6 +12,7 @@ import httpx
 from bench import servers
 from bench.client import BODY, podman_run_ms, put, say
 from bench.cold import cold_burst, cold_start
+from bench.dependencies import layer_reuse
 from bench.isolation import fork_isolation
 from bench.memory import idle_memory, sandbox_memory
 from bench.overload import overload
@@ -37,6 +38,7 @@ def main() -> int:
             rows.append(fork_isolation(client, platform))
             rows += overload(client, platform)
             rows += [sandbox_memory(client, platform), deploy(client), *idle]
+            rows.append(layer_reuse(client))
     rows.append(seats_1000())
     show(rows, ceiling)
     return 0 if all(row.is_met for row in rows) else 1

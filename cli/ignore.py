@@ -1,9 +1,9 @@
-"""What .gitignore leaves out, as git itself decides it."""
+"""What .gitignore leaves out, as git itself decides it; the same lines say `include`, `exclude`."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ class Rules:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._files: dict[Path, list[_Line]] = {}
+        self._files: dict[Path, list[Line]] = {}
         for folder in _above(self._root):
             self.enter(folder)
         if self._ignores_root():
@@ -39,9 +39,8 @@ class Rules:
         for folder in path.parents:
             if lines := self._files.get(folder):
                 shown = path.relative_to(folder).as_posix()
-                for line in reversed(lines):
-                    if line.matches(shown, is_folder):
-                        return line.ignores
+                if (said := last_word(lines, shown, is_folder)) is not None:
+                    return said
         return False
 
     def _ignores_root(self) -> bool:
@@ -54,7 +53,7 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
-class _Line:
+class Line:
     """One line that means something."""
 
     pattern: re.Pattern[str]
@@ -70,8 +69,13 @@ class _Line:
         return found is not None and found.groupdict().get(_DIRECTORY_MARK) is None
 
 
-def _read(file: Path) -> Iterator[_Line]:
-    for text in file.read_text(errors="replace").splitlines():
+def _read(file: Path) -> Iterator[Line]:
+    return parse(file.read_text(errors="replace").splitlines())
+
+
+def parse(texts: Iterable[str]) -> Iterator[Line]:
+    """Those of them that mean something."""
+    for text in texts:
         line = text if text.endswith("\\ ") else text.rstrip()
         bare = line.rstrip("/")
         try:
@@ -79,7 +83,15 @@ def _read(file: Path) -> Iterator[_Line]:
         except ValueError:  # git passes over what is no pattern
             continue
         if pattern.include is not None and pattern.regex is not None:
-            yield _Line(pattern.regex, "/" in bare, bare != line, pattern.include)
+            yield Line(pattern.regex, "/" in bare, bare != line, pattern.include)
+
+
+def last_word(lines: Sequence[Line], path: str, is_folder: bool) -> bool | None:
+    """What the last line that matches says: True for one without `!`. None when no line does."""
+    for line in reversed(lines):
+        if line.matches(path, is_folder):
+            return line.ignores
+    return None
 
 
 def _above(root: Path) -> list[Path]:

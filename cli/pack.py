@@ -1,4 +1,4 @@
-"""Packs a directory for deployment: what .gitignore leaves in, as a reproducible tar.gz."""
+"""Packs a directory for deployment: what cli/selection.py chooses, as a reproducible tar.gz."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import hashlib
 import os
 import stat
 import tarfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 from cli.failures import usage
-from cli.ignore import Rules
-from core.limits import ARCHIVE_ENTRIES_MAX, ARCHIVE_UNPACKED_BYTES_MAX, MIB
-
-# Never part of a function, whatever .gitignore says.
-ALWAYS_LEFT_OUT = frozenset(
-    {".git", ".hg", ".svn", ".venv", ".hearth", "__pycache__", ".mypy_cache", ".ruff_cache"}
-    | {".pytest_cache", ".DS_Store"}
+from cli.selection import Fate, Selection
+from core.limits import (
+    ARCHIVE_ENTRIES_MAX,
+    ARCHIVE_UNPACKED_BYTES_MAX,
+    MIB,
+    PACK_LOOKED_AT_MAX,
 )
+
 _COPY_BYTES = 256 * 1024
 
 
@@ -41,16 +41,18 @@ class Packed:
     archive_bytes: int
     files: tuple[str, ...]
     left_out: tuple[str, ...]  # sockets, pipes and devices: nothing that can be shipped
+    modules: tuple[str, ...] = ()  # node_modules that the build installs from the lock beside them
 
 
-def pack(root: Path, into: IO[bytes]) -> Packed:
+def pack(
+    root: Path, into: IO[bytes], include: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> Packed:
     """Write the archive. The same tree gives the same bytes: order, times, owners are fixed."""
     root = Path(os.path.abspath(root))
-    rules = Rules(root)
+    walk = _Walk(root, Selection(root, include, exclude))
     entries: list[Entry] = []
-    odd: list[str] = []
     total = 0
-    for entry in _walk(root, root, rules, odd):
+    for entry in walk.below(root, Fate.BY_RULES):
         entries.append(entry)
         total += 0 if entry.target is not None else entry.path.lstat().st_size
         _refuse_too_much(root, len(entries), total)
@@ -63,41 +65,59 @@ def pack(root: Path, into: IO[bytes]) -> Packed:
         for entry in entries:
             _add(archive, entry)
     names = tuple(entry.name for entry in entries)
-    return Packed(digest.sha256.hexdigest(), digest.written, names, tuple(odd))
+    left, modules = tuple(walk.odd), tuple(walk.selection.modules)
+    return Packed(digest.sha256.hexdigest(), digest.written, names, left, modules)
 
 
 def _refuse_too_much(root: Path, entries: int, total: int) -> None:
     if entries > ARCHIVE_ENTRIES_MAX:
         raise usage(
             f"{root} has more than {ARCHIVE_ENTRIES_MAX} files",
-            "leave some out with a .gitignore: dependencies are installed by the build",
+            "leave some out with exclude in hearth.toml; packages are installed by the build",
         )
     if total > ARCHIVE_UNPACKED_BYTES_MAX:
         raise usage(
             f"{root} holds more than {ARCHIVE_UNPACKED_BYTES_MAX // MIB} MiB",
-            "leave some out with a .gitignore: dependencies are installed by the build",
+            "leave some out with exclude in hearth.toml; packages are installed by the build",
         )
 
 
-def _walk(root: Path, folder: Path, rules: Rules, odd: list[str]) -> Iterator[Entry]:
-    rules.enter(folder)
-    with os.scandir(folder) as found:
-        children = sorted(found, key=lambda child: child.name)
-    for child in children:
-        path = Path(child.path)
-        is_folder = child.is_dir(follow_symlinks=False)
-        if child.name in ALWAYS_LEFT_OUT or rules.ignore(path, is_folder):
-            continue
-        name = _checked_name(path.relative_to(root).as_posix())
-        if child.is_symlink():
-            yield Entry(name, path, _safe_target(root, path))
-        elif is_folder:
-            if not (path / "pyvenv.cfg").exists():  # a virtual environment by any name
-                yield from _walk(root, path, rules, odd)
-        elif child.is_file(follow_symlinks=False):
-            yield Entry(name, path, None)
-        else:
-            odd.append(name)
+@dataclass(eq=False, slots=True)
+class _Walk:
+    """Goes through a tree once."""
+
+    root: Path
+    selection: Selection
+    odd: list[str] = field(default_factory=list)
+    looked_at: int = 0
+
+    def below(self, folder: Path, above: Fate) -> Iterator[Entry]:
+        """What goes in of a folder's content."""
+        self.selection.enter(folder)
+        with os.scandir(folder) as found:
+            children = sorted(found, key=lambda child: child.name)
+        self.looked_at += len(children)
+        if self.looked_at > PACK_LOOKED_AT_MAX:
+            raise usage(
+                f"{self.root} has more than {PACK_LOOKED_AT_MAX:,} files to look at",
+                "name whole directories in exclude, or deploy a smaller one",
+            )
+        for child in children:
+            path = Path(child.path)
+            is_folder = child.is_dir(follow_symlinks=False)
+            fate = self.selection.fate(path, is_folder, above)
+            if fate is None:
+                continue
+            if is_folder:
+                yield from self.below(path, fate)
+                continue
+            name = _checked_name(path.relative_to(self.root).as_posix())
+            if child.is_symlink():
+                yield Entry(name, path, _safe_target(self.root, path))
+            elif child.is_file(follow_symlinks=False):
+                yield Entry(name, path, None)
+            else:
+                self.odd.append(name)
 
 
 def _checked_name(name: str) -> str:
@@ -117,7 +137,7 @@ def _safe_target(root: Path, link: Path) -> str:
     if Path(target).is_absolute() or not inside:
         raise usage(
             f"{link.relative_to(root)} is a symbolic link out of the directory, to {target}",
-            "put a copy of the file there instead, or leave the link out with .gitignore",
+            "put a copy of the file there, or leave the link out with exclude in hearth.toml",
         )
     return target
 

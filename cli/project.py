@@ -15,6 +15,7 @@ from cli.pack import pack
 from core.errors import NameInvalid
 from core.limits import MANIFEST_BYTES_MAX
 from core.model import check_name
+from core.packing import FIELDS, check_patterns
 
 MANIFEST = "hearth.toml"
 ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar", ".zip")
@@ -91,6 +92,22 @@ def read_manifest(folder: Path) -> Mapping[str, Any]:
         raise usage(f"{file} is not TOML: {problem}") from None
 
 
+def _patterns(manifest: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """`include` and `exclude`, checked."""
+    found: list[list[str]] = []
+    for name in FIELDS:
+        patterns = manifest.get(name, [])
+        if not isinstance(patterns, list) or not all(isinstance(p, str) for p in patterns):
+            raise usage(f"{name} in {MANIFEST} must be a list of patterns")
+        try:
+            check_patterns(patterns)
+        except ValueError as problem:
+            raise usage(f"{name} in {MANIFEST}: {problem}") from None
+        found.append(patterns)
+    include, exclude = found
+    return include, exclude
+
+
 def _detect(path: Path) -> tuple[str, str]:
     found = {
         runtime: [sign for sign in signs if (path / sign).is_file()]
@@ -130,17 +147,18 @@ def open_upload(project: Project) -> Upload:
     # Unnamed and beyond memory's reach when it is large; gone with the process.
     spool = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES)  # noqa: SIM115 - the caller closes
     try:
-        packed = pack(project.path, spool)
+        packed = pack(project.path, spool, *_patterns(read_manifest(project.path)))
     except BaseException:
         spool.close()
         raise
     if not packed.files:
         spool.close()
-        raise CliError(f"{project.path} holds no file that .gitignore leaves in")
+        raise CliError(f"{project.path} holds no file that .gitignore and {MANIFEST} leave in")
     spool.seek(0)
     hints = [f"left out, not a file: {name}" for name in packed.left_out]
+    hints += [f"{name} stays here: the build installs it from its lock" for name in packed.modules]
     if any(name.startswith("node_modules/") for name in packed.files):
-        hints.append("node_modules is shipped as it is; in .gitignore, the build installs it")
+        hints.append("node_modules is shipped as it is; excluded, the build installs it")
     return Upload(
         spool,
         "function.tar.gz",

@@ -41,9 +41,7 @@ ARCHIVE_HEADER_BYTES_MAX = 1 * MIB  # of one extension header of a tar
 ARCHIVE_HEADERS_MAX = 8  # extension headers in front of one entry of a tar
 PACK_PATTERNS_MAX = 100  # of `include`, and of `exclude`, in hearth.toml
 PACK_PATTERN_LENGTH_MAX = 256
-PACK_STARS_MAX = (
-    4  # in one part of a pattern, and `**` in a whole one: matching takes longer with each
-)
+PACK_STARS_MAX = 3  # in one part of a pattern; each makes matching longer
 PACK_LOOKED_AT_MAX = 500_000  # files and directories that packing looks at
 ARCHIVE_GZIP_MEMBERS_MAX = 65_536
 ARCHIVE_FILES_LISTED_MAX = 1_000
@@ -114,8 +112,9 @@ DEPENDENCIES_ENTRIES_MAX = 200_000
 UNPINNED_CACHE_S = 24 * 3600
 DEPENDENCY_FILES_MAX = 2_000  # read to know a list of dependencies: it, what it names, local trees
 DEPENDENCY_FILES_BYTES_MAX = 64 * MIB
-REQUIREMENTS_BYTES_MAX = 2 * MIB  # of one list, with thousands of hashes in it
-REQUIREMENTS_LINES_MAX = 5_000  # packages that the lists of one function name together
+DEPENDENCY_LIST_BYTES_MAX = 4 * MIB  # of one list: thousands of packages, each with its hashes
+DEPENDENCY_LOCK_BYTES_MAX = 32 * MIB
+REQUIREMENTS_MAX = 5_000  # packages and options that the lists of one function name together
 VERSION_BYTES_MAX = 250 * MIB  # a version unpacked: its code and what was installed for it
 PACKAGES_SHOWN_MAX = 5  # of those that made it too large; and of those in a build's log
 BUILD_INDEXES_BYTES_MAX = 256 * KIB

@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
 
 from core.errors import ConfigInvalid
 from core.model import FunctionConfig, RetryPolicy
+from core.packing import FIELDS, check_patterns
 from core.settings import Settings
 from gateway.models import ConfigChanges, DeployConfig, read_object
 from runtimes.registry import Runtime, find
 
 MANIFEST = "hearth.toml"
+
+
+def _patterns(patterns: list[str]) -> list[str]:
+    check_patterns(patterns)
+    return patterns
+
+
+class _Manifest(DeployConfig):
+    """What stands in hearth.toml: also which files a client packs, which has been done by now."""
+
+    include: Annotated[list[str], AfterValidator(_patterns)] = Field(default_factory=list)
+    exclude: Annotated[list[str], AfterValidator(_patterns)] = Field(default_factory=list)
 
 
 def settle(
@@ -49,7 +64,8 @@ def read_manifest(manifest: bytes | None) -> dict[str, Any]:
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         message = f"{MANIFEST} cannot be read: {error}"
         raise ConfigInvalid(message, fields=[{"field": MANIFEST, "message": message}]) from None
-    return read_object(DeployConfig, raw, where=MANIFEST).said()
+    said = read_object(_Manifest, raw, where=MANIFEST).said()
+    return {name: value for name, value in said.items() if name not in FIELDS}
 
 
 def _config(said: Mapping[str, Any], settings: Settings) -> FunctionConfig:

@@ -9,5 +9,6 @@ pytest_plugins = [
     "tests.fixtures.fake_starter",
     "tests.fixtures.scene",
     "tests.fixtures.internet",
+    "tests.fixtures.package_index",
     "tests.fixtures.platform",
 ]

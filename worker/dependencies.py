@@ -17,7 +17,11 @@ from pathlib import Path
 from typing import Literal
 
 from core.errors import BuildFailed
-from core.limits import DEPENDENCY_FILES_BYTES_MAX, DEPENDENCY_FILES_MAX
+from core.limits import (
+    DEPENDENCY_FILES_BYTES_MAX,
+    DEPENDENCY_FILES_MAX,
+    DEPENDENCY_LIST_BYTES_MAX,
+)
 
 Kind = Literal["pip", "npm-ci", "npm-install"]
 
@@ -94,12 +98,18 @@ def read(tree: Path, name: str) -> str:
     path = inside(tree, name)
     if not path.is_file():
         raise BuildFailed(f"{name} is not a file")
-    if path.stat().st_size > DEPENDENCY_FILES_BYTES_MAX:
-        raise BuildFailed(f"{name} is too large to be a list of dependencies")
+    check_size(path, name, DEPENDENCY_LIST_BYTES_MAX)
     try:
         return path.read_text("utf-8-sig")
     except UnicodeDecodeError:
         raise BuildFailed(f"{name} is not UTF-8 text") from None
+
+
+def check_size(path: Path, name: str, bytes_max: int) -> None:
+    """BuildFailed when a file is larger than its kind may be."""
+    size = path.stat().st_size
+    if size > bytes_max:
+        raise BuildFailed(f"{name} has {size:,} bytes, at most {bytes_max:,} are taken")
 
 
 def _copy_tree(source: Path, target: Path) -> None:

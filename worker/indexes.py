@@ -105,10 +105,13 @@ def python_index(places: Places, said: str) -> Index:
     trusted = config.get("trusted-host", "")
     if places.pip_index_url:
         extra, trusted = list(places.pip_extra_index_urls), ""
+    # Whoever wrote http:// here means it; pip alone would pass over such an index.
+    plain = [_bare(url) for url in (places.pip_index_url, *places.pip_extra_index_urls)]
+    trusted = " ".join([trusted, *(urlsplit(u).netloc for u in plain if u.startswith("http:"))])
     environment = {
         "PIP_INDEX_URL": _bare(first),
         "PIP_EXTRA_INDEX_URL": " ".join(map(_bare, extra)),
-        "PIP_TRUSTED_HOST": trusted,
+        "PIP_TRUSTED_HOST": trusted.strip(),
     }
     files = {"netrc": netrc} if (netrc := _netrc([first, *extra])) else {}
     if files:

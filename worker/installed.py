@@ -14,7 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import BuildFailed
-from core.limits import DEPENDENCIES_ENTRIES_MAX, MIB, PACKAGES_SHOWN_MAX, VERSION_BYTES_MAX
+from core.limits import (
+    DEPENDENCIES_ENTRIES_MAX,
+    KIB,
+    MIB,
+    PACKAGES_SHOWN_MAX,
+    VERSION_BYTES_MAX,
+)
 
 PYTHON = (".hearth", "site-packages")
 NODE = ("node_modules",)
@@ -71,7 +77,9 @@ def check_size(code_bytes: int, installed: Installed) -> None:
 
 
 def _size(count: int) -> str:
-    return f"{count / MIB:.1f} MiB" if count >= MIB / 10 else f"{count / 1024:.1f} KiB"
+    if count < KIB:
+        return f"{count} bytes"
+    return f"{count / MIB:.1f} MiB" if count >= MIB / 10 else f"{count / KIB:.1f} KiB"
 
 
 def _real(layer: Path, place: tuple[str, ...]) -> Path | None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import BuildFailed
-from core.limits import DEPENDENCY_FILES_MAX
-from worker.dependencies import Found, Plan, inside, read, relative
+from core.limits import DEPENDENCY_FILES_MAX, DEPENDENCY_LOCK_BYTES_MAX
+from worker.dependencies import Found, Plan, check_size, inside, read, relative
 
 PACKAGE = "package.json"
 LOCKS = ("npm-shrinkwrap.json", "package-lock.json")  # npm reads the first that is there
@@ -29,6 +29,8 @@ def find(tree: Path) -> Found:
     if (tree / SHIPPED).is_dir():
         return Found(None, (f"{SHIPPED} came with the code and is used as it is",))
     lock = next((name for name in LOCKS if (tree / name).exists()), None)
+    if lock:
+        check_size(inside(tree, lock), lock, DEPENDENCY_LOCK_BYTES_MAX)
     return Found(_plan(tree, package, lock), _notes(tree, lock))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import BuildFailed
-from core.limits import DEPENDENCY_FILES_MAX
+from core.limits import DEPENDENCY_FILES_MAX, REQUIREMENTS_MAX
 from worker.dependencies import Found, Plan, inside, read, relative
 
 REQUIREMENTS = "requirements.txt"
@@ -22,6 +22,8 @@ _NAMES_FILE = re.compile(r"(?:-r|-c|--requirement|--constraint)(?:\s*=?\s*)(?P<n
 _EDITABLE = re.compile(r"(?:-e|--editable)(?:\s*=?\s*)(?P<name>.+)")
 _LINKS = re.compile(r"(?:-f|--find-links)(?:\s*=?\s*)(?P<name>.+)")
 _ARCHIVES = (".whl", ".zip", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar")
+_REPOSITORY = re.compile(r"(?:[^@]*@\s*)?(?:git|hg|svn|bzr)\+[a-z+]+:", re.IGNORECASE)
+_FILE_URL = re.compile(r"(?:^|[\s=@])file:", re.IGNORECASE)
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
 
 
@@ -40,6 +42,7 @@ class _List:
 
     files: list[str] = field(default_factory=list)
     trees: list[str] = field(default_factory=list)
+    lines: int = 0
     requirements: int = 0
     hashed: int = 0
     remote: bool = False  # names a list that lies elsewhere
@@ -69,6 +72,10 @@ def _read_list(tree: Path, name: str, found: _List) -> None:
         raise BuildFailed(f"{REQUIREMENTS} leads to more than {DEPENDENCY_FILES_MAX} files")
     found.files.append(name)
     for line in _lines(read(tree, name)):
+        found.lines += 1
+        if found.lines > REQUIREMENTS_MAX:
+            raise BuildFailed(f"{REQUIREMENTS} leads to more than {REQUIREMENTS_MAX:,} lines")
+        _refuse_elsewhere(name, line)
         if editable := _EDITABLE.fullmatch(line):
             raise BuildFailed(
                 f"{name}: -e links to a folder that will not be there when the function runs; "
@@ -80,6 +87,21 @@ def _read_list(tree: Path, name: str, found: _List) -> None:
             _add_local(tree, _unquoted(links["name"]), found)
         elif not line.startswith("-"):
             _read_requirement(tree, line, found)
+
+
+def _refuse_elsewhere(name: str, line: str) -> None:
+    """What pip takes and an installation does not have: programs for repositories, this host."""
+    shown = re.sub(r"//[^/@]*@", "//***@", line[:120])
+    if _REPOSITORY.match(line):
+        raise BuildFailed(
+            f"{name}: {shown}: there is no git where dependencies are installed; name a release, "
+            "or an archive of the commit (package @ https:…/COMMIT.tar.gz)"
+        )
+    if _FILE_URL.search(line):
+        raise BuildFailed(
+            f"{name}: {shown}: a file: address means another machine there; put the file into "
+            "the archive and name its path, like ./wheels/a.whl"
+        )
 
 
 def _read_named(tree: Path, by: str, name: str, found: _List) -> None:

@@ -36,7 +36,9 @@ _CONFLICT = re.compile(r"^ERROR: (?P<says>Cannot install .* conflicting dependen
 _CAUSES = re.compile(r"^The conflict is caused by:\n(?P<lines>(?:[ \t]+\S.*\n?){1,6})", _M)
 _FROM = re.compile(r"\s+(?P<name>\S+) from ")
 _AT_WORK = re.compile(r"(?:Collecting|Processing) (?P<name>\S+)")
-_NOT_THERE = re.compile(r"^npm (?:error|ERR!) 404 +(?P<says>'[^']+' is not in this registry)", _M)
+_NOT_THERE = re.compile(
+    r"^npm (?:error|ERR!) 404 +(?P<says>'[^']+' is not in this registry|The requested .*\S)", _M
+)
 _NO_VERSION = re.compile(r"^npm (?:error|ERR!) notarget (?P<says>No matching version .*\S)", _M)
 _PEERS = re.compile(r"^npm (?:error|ERR!) ERESOLVE (?P<says>.*\S)", _M)
 _WANTED = re.compile(r"^npm (?:error|ERR!) +(?P<says>(?:peer|peerOptional|dev)? ?\S+@\".*\S)", _M)

@@ -8,6 +8,7 @@ import os
 import subprocess
 import tarfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, cast
 
@@ -15,6 +16,7 @@ import pytest
 
 from cli.failures import CliError
 from cli.pack import Packed, pack
+from core.packing import check_patterns
 
 
 def make(root: Path, *names: str, **texts: str) -> None:
@@ -27,16 +29,16 @@ def make(root: Path, *names: str, **texts: str) -> None:
         (root / name.replace("_", ".")).write_text(text)
 
 
-def packed(root: Path) -> tuple[Packed, bytes]:
+def packed(root: Path, *patterns: Sequence[str]) -> tuple[Packed, bytes]:
     """Pack into memory."""
     into = io.BytesIO()
-    facts = pack(root, into)
+    facts = pack(root, into, *patterns)
     return facts, into.getvalue()
 
 
-def names(root: Path) -> set[str]:
+def names(root: Path, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> set[str]:
     """What goes in."""
-    return set(packed(root)[0].files)
+    return set(packed(root, include, exclude)[0].files)
 
 
 def test_a_directory_is_packed_with_its_files_and_their_content(tmp_path: Path) -> None:
@@ -95,6 +97,97 @@ def test_node_modules_stay_in_unless_ignored(tmp_path: Path) -> None:
     assert "node_modules/a/index.js" in names(tmp_path)
     make(tmp_path, _gitignore="node_modules/\n")
     assert names(tmp_path) == {"main.mjs", ".gitignore"}
+
+
+def test_node_modules_beside_a_lock_are_left_to_the_build(tmp_path: Path) -> None:
+    make(tmp_path, "main.mjs", "package-lock.json", "node_modules/a/index.js", "libs/b/main.mjs")
+    make(tmp_path, "libs/b/node_modules/c/index.js")
+    facts, _ = packed(tmp_path)
+    assert "node_modules/a/index.js" not in facts.files
+    assert "libs/b/node_modules/c/index.js" in facts.files
+    assert facts.modules == ("node_modules",)
+    assert "node_modules/a/index.js" in names(tmp_path, include=["/node_modules/"])
+
+
+# --- include and exclude
+
+
+@pytest.mark.parametrize(
+    ("exclude", "stays"),
+    [
+        (["tests/"], {"main.py", "a/b/c.txt", "a/b/keep.txt", "notes.md"}),
+        (["*.md", "*.txt"], {"main.py", "tests/t.py", "a/tests/u.py"}),
+        (["/tests/"], {"main.py", "a/tests/u.py", "a/b/c.txt", "a/b/keep.txt", "notes.md"}),
+        (["a/**"], {"main.py", "tests/t.py", "notes.md"}),
+        (["a/**/*.txt", "!a/b/keep.txt", "tests"], {"main.py", "a/b/keep.txt", "notes.md"}),
+        (["*", "!*.py"], {"main.py"}),
+        (["?ain.py", "[t]ests", "a", "n*"], set()),
+    ],
+)
+def test_what_exclude_names_stays_out(tmp_path: Path, exclude: list[str], stays: set[str]) -> None:
+    make(tmp_path, "main.py", "tests/t.py", "a/tests/u.py", "a/b/c.txt", "a/b/keep.txt", "notes.md")
+    make(tmp_path, "hearth.toml")
+    assert names(tmp_path, exclude=exclude) == stays | {"hearth.toml"}
+
+
+@pytest.mark.parametrize(
+    ("include", "back"),
+    [
+        (["dist/"], {"dist/js/a.js", "dist/js/a.js.map", "dist/b.css"}),
+        (["dist/js"], {"dist/js/a.js", "dist/js/a.js.map"}),
+        (["dist/**/*.js"], {"dist/js/a.js"}),
+        (["dist/", "!*.map"], {"dist/js/a.js", "dist/b.css"}),
+        (["*.css"], {"dist/b.css", "deep/er/dist/c.css"}),
+        (["/secret.txt"], {"secret.txt"}),
+        (["nothing/like/it"], set()),
+    ],
+)
+def test_include_brings_back_what_gitignore_leaves_out(
+    tmp_path: Path, include: list[str], back: set[str]
+) -> None:
+    make(tmp_path, "main.py", "dist/js/a.js", "dist/js/a.js.map", "dist/b.css", "secret.txt")
+    make(tmp_path, "deep/er/dist/c.css", ".git/dist/x.css", "dist/__pycache__/y.css")
+    make(tmp_path, _gitignore="dist\nsecret.txt\n*.map\n")
+    assert names(tmp_path, include=include) == back | {"main.py", ".gitignore"} | (
+        {"deep/er/dist/c.css"} if "dist/" in include else set()
+    )
+
+
+def test_exclude_goes_before_include_and_neither_brings_in_what_is_never_code(
+    tmp_path: Path,
+) -> None:
+    make(tmp_path, "main.py", "dist/a.js", "dist/b.js", ".git/config", "env/pyvenv.cfg")
+    make(tmp_path, _gitignore="dist\n")
+    chosen = names(tmp_path, include=["dist", ".git", ".git/**", "env"], exclude=["b.js"])
+    assert chosen == {"main.py", "dist/a.js", ".gitignore"}
+
+
+@pytest.mark.parametrize(
+    ("patterns", "says"),
+    [
+        (["x"] * 101, "at most 100 patterns"),
+        (["x" * 257], "over 256 characters"),
+        (["*a*a*a*b"], "more than 3 stars"),
+        (["**/a/**/b/**/c/**"], "more than 3 stars"),
+        (["../x"], "leads out of"),
+        (["a/../../x"], "leads out of"),
+        (["a\nb"], "is no pattern"),
+        (["!"], "is no pattern"),
+        ([""], "is no pattern"),
+    ],
+)
+def test_patterns_that_cannot_be_are_named(patterns: list[str], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        check_patterns(patterns)
+
+
+def test_the_worst_pattern_that_is_taken_is_still_quick(tmp_path: Path) -> None:
+    worst = ["*a*a*ab", "**/**a/x*a*a*b"]
+    check_patterns(worst)
+    make(tmp_path, *(f"{'a' * 200}{number}" for number in range(20)), "main.py")
+    began = time.process_time()
+    assert "main.py" in names(tmp_path, include=worst, exclude=worst)
+    assert time.process_time() - began < 20
 
 
 def as_git_sees(root: Path) -> set[str]:

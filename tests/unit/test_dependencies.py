@@ -111,7 +111,6 @@ def test_an_editable_requirement_is_refused_with_what_to_write(tmp_path: Path) -
     "line",
     [
         "a @ https://example.com/a.whl",
-        "git+https://example.com/a.git",
         "a>=1",
         "a ~= 1.0 ; b < 'c'",
     ],
@@ -119,6 +118,53 @@ def test_an_editable_requirement_is_refused_with_what_to_write(tmp_path: Path) -
 def test_what_lies_elsewhere_names_no_file(tmp_path: Path, line: str) -> None:
     found = plan(tmp_path, {"requirements.txt": f"{line}\n"})
     assert (found.files, found.trees) == (("requirements.txt",), ())
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("git+https://u:s3cret@example.com/a.git", "there is no git .* archive of the commit"),
+        ("a @ git+ssh://git@example.com/a.git@v1", "there is no git"),
+        ("a[b] @ hg+https://example.com/a", "there is no git"),
+        ("-e git+https://example.com/a.git#egg=a", "-e links|there is no git"),
+        ("file:///etc/passwd", "a file: address"),
+        ("a @ file:///srv/a.whl", "a file: address"),
+        ("--find-links file:///srv", "a file: address"),
+        ("--index-url=file:///srv", "a file: address"),
+        ("-r file:///etc/passwd", "a file: address"),
+    ],
+)
+def test_what_an_installation_cannot_reach_is_refused_with_what_to_write(
+    tmp_path: Path, line: str, says: str
+) -> None:
+    with pytest.raises(BuildFailed, match=says) as refused:
+        find(tree(tmp_path, {"requirements.txt": f"x\n{line}\n"}))
+    assert "s3cret" not in refused.value.message
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--index-url https://packages.test/simple",
+        "--extra-index-url=https://packages.test/simple",
+        "--pre",
+        "--only-binary :all:",
+        "a[x,y]>=1,<2 ; python_version >= '3.13' and sys_platform == 'linux'",
+        "a @ https://example.com/file:name/a.whl",
+    ],
+)
+def test_options_extras_and_markers_are_pips_to_read(tmp_path: Path, line: str) -> None:
+    found = plan(tmp_path, {"requirements.txt": f"x\n{line}\n"})
+    assert (found.files, found.trees) == (("requirements.txt",), ())
+
+
+def test_a_list_of_thousands_is_taken_and_one_beyond_the_limit_is_not(tmp_path: Path) -> None:
+    lines = [f"package-{number}==1 {HASH}\n" for number in range(5_000)]
+    assert plan(tmp_path, {"requirements.txt": "".join(lines)}).pinned
+    with pytest.raises(BuildFailed, match="leads to more than 5,000 lines"):
+        find(tree(tmp_path, {"requirements.txt": "".join([*lines, "one-more\n"])}))
+    with pytest.raises(BuildFailed, match="has 4,500,000 bytes, at most 4,194,304 are taken"):
+        find(tree(tmp_path, {"requirements.txt": "#" * 4_500_000}))
 
 
 @pytest.mark.parametrize(

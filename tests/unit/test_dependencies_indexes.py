@@ -46,7 +46,10 @@ def test_folders_of_this_host_are_no_index_of_a_container() -> None:
 def test_the_setting_wins_over_everything() -> None:
     mine = places(Settings(pip_index_url="http://mine.test/simple"), "default", "f")
     index = python_index(mine, DEFAULT + "global.index-url='https://global.test'\n")
-    assert index.environment == {"PIP_INDEX_URL": "http://mine.test/simple"}
+    assert index.environment == {
+        "PIP_INDEX_URL": "http://mine.test/simple",
+        "PIP_TRUSTED_HOST": "mine.test",
+    }
     assert index.hosts == {("mine.test", 80)}
 
 

@@ -118,3 +118,11 @@ def test_a_package_that_cannot_be_read_says_why(tmp_path: Path, text: str, says:
 
 def test_strange_values_are_npms_to_judge(tmp_path: Path) -> None:
     assert plan(tmp_path, {}, dependencies={"a": 1, "b": None, "c": {"d": 1}}).trees == ()
+
+
+def test_a_lock_beyond_the_limit_is_named(tmp_path: Path) -> None:
+    tree(tmp_path, {}, dependencies={"a": "1"})
+    with (tmp_path / "package-lock.json").open("wb") as file:
+        file.truncate(33 << 20)
+    with pytest.raises(BuildFailed, match=r"package-lock\.json has 34,603,008 bytes, at most"):
+        find(tmp_path)

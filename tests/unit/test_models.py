@@ -225,3 +225,14 @@ def test_whatever_is_sent_is_a_config_or_a_typed_error(said: dict[str, Any]) -> 
         json.dumps(error.details)
     else:
         assert FunctionConfig.from_json(json.loads(json.dumps(config.as_json()))) == config
+
+
+def test_what_a_manifest_says_of_packing_is_checked_and_is_no_configuration() -> None:
+    said = read_manifest(b'memory_mb = 256\ninclude = ["dist/"]\nexclude = ["*.md", "!a.md"]\n')
+    assert said == {"memory_mb": 256}
+    with pytest.raises(ConfigInvalid, match="leads out of the directory"):
+        read_manifest(b'exclude = ["../x"]')
+    with pytest.raises(ConfigInvalid, match="include"):
+        read_manifest(b'include = "dist"')
+    with pytest.raises(ConfigInvalid, match="exclude"):
+        read_json(DeployConfig, b'{"exclude": ["x"]}')
