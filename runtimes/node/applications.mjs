@@ -14,6 +14,8 @@ import { NotAnHttpEvent, eventResponse, requestOf } from "./requests.mjs";
 import { Cancelled, Outlet } from "./streaming.mjs";
 import { RESULT } from "./wire.mjs";
 
+// Node says these of a connection, which there is none of.
+const OF_CONNECTIONS = new Set(["connection", "keep-alive", "transfer-encoding"]);
 const HELD_BYTES_MAX = 64 * 1024; // of a response that may yet come whole
 
 // Kept from before user code could replace them.
@@ -167,10 +169,9 @@ class Exchange {
     try {
       result = listener(this.req, this.res);
     } catch (error) {
-      this.fail(error);
-      return;
+      this.raised(error);
     }
-    if (typeof result?.then === "function") result.then(undefined, (error) => this.fail(error));
+    if (typeof result?.then === "function") result.then(undefined, (error) => this.raised(error));
     this.watchIdle();
   }
 
@@ -185,7 +186,8 @@ class Exchange {
   open(status, text) {
     try {
       const lines = text.split("\r\n").slice(1, -2);
-      this.head = { status, headers: lines.map(headerOf) };
+      const headers = lines.map(headerOf).filter(([name]) => !OF_CONNECTIONS.has(name));
+      this.head = { status, headers };
       checkedHead(this.head);
     } catch (error) {
       this.fail(error);
@@ -204,7 +206,7 @@ class Exchange {
     if (isFirst) soon(() => this.calls.as(this.call, () => this.flush()));
     this.held.push(Buffer.from(chunk)); // whose memory is the application's again after `done`
     this.heldBytes += chunk.length;
-    if (isFirst || this.heldBytes <= HELD_BYTES_MAX) done();
+    if (isFirst || chunk.length === 0 || this.heldBytes <= HELD_BYTES_MAX) done();
     else this.flush(done);
   }
 
@@ -253,11 +255,14 @@ class Exchange {
     if (calls.close(call)) calls.wire.send(RESULT, call.number, this.head, body);
   }
 
+  /** An error is the answer, unless there is one: then it is for the log. */
+  raised(error) {
+    if (this.isOver || this.res.writableEnded) process.stderr.write(`${inspect(error)}\n`);
+    else this.fail(error);
+  }
+
   fail(error) {
-    if (this.isOver) {
-      if (!(error instanceof Cancelled)) process.stderr.write(`${inspect(error)}\n`);
-      return;
-    }
+    if (this.isOver) return;
     this.isOver = true;
     const { calls, call } = this;
     const isOurs = error instanceof Invalid || error instanceof ResponseMissing;
