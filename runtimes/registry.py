@@ -63,6 +63,21 @@ RUNTIMES: dict[str, Runtime] = {
             folder=HERE / "node",
             per_sandbox_max=1000,
         ),
+        Runtime(
+            name="wasm",
+            short="wasm",
+            image="localhost/hearth-wasm:latest",
+            builder_image="",
+            command=("python3", "-I", "-B", "/opt/hearth/host.py"),
+            handler_default="_start",
+            suffixes=(".wasm",),
+            folder=HERE / "wasm",
+            shares=(HERE / "python" / "hearth_shim",),
+            is_hosted=True,
+            is_stocked=False,
+            memory_mb_min=16,
+            networks=("none",),
+        ),
     )
 }
 
