@@ -94,6 +94,7 @@ define_function = quick(
     *(c_void_p, c_char_p, c_size_t, c_char_p, c_size_t),
     *(c_void_p, HostFunction, c_void_p, c_void_p),
 )
+trap_new = quick("wasmtime_trap_new", c_size_t, c_char_p, c_size_t)
 error_new = quick("wasmtime_error_new", c_size_t, c_char_p)
 error_message = quick("wasmtime_error_message", None, c_void_p, POINTER(Bytes))
 error_exit_status = quick("wasmtime_error_exit_status", c_bool, c_void_p, POINTER(c_int))

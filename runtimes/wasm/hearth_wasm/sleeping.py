@@ -19,6 +19,7 @@ CLOCK = 0
 REALTIME, MONOTONIC = 0, 1
 IS_ABSOLUTE = 1
 SUBSCRIPTIONS_MAX = 1024
+OVER = b"interrupted"
 
 
 class Alarm:
@@ -38,9 +39,12 @@ class Alarm:
 
 @native.HostFunction
 def poll_oneoff(_: Any, caller: int, values: int, size: int) -> int:
-    """(subscriptions, events, how many, where to say how many) -> errno. Never raises."""
+    """(subscriptions, events, how many, where to say how many) -> errno; a trap when the call is
+    over. Never raises."""
     try:
         memmove(values, ERRNO[_poll(caller, *ARGUMENTS.unpack(string_at(values, 64)))], 4)
+        if CALLS[threading.get_ident()].over:
+            return int(native.trap_new(OVER, len(OVER)))
     except BaseException:
         memmove(values, ERRNO[FAULT], 4)
     return 0
@@ -78,7 +82,9 @@ def _answers(call: Any, subscriptions: list[tuple[Any, ...]]) -> list[tuple[int,
     alarm = call.alarm = Alarm()
     try:
         if not call.over and shortest > 0:
-            alarm.wait(min(shortest, max(0.0, call.deadline - time.time()) + 0.001))
+            left = call.deadline - time.time()
+            if not alarm.wait(min(shortest, max(0.0, left))) and left < shortest:
+                call.over = call.over or "deadline"
     finally:
         call.alarm = None
     return [(userdata, SUCCESS, CLOCK, 0, 0) for seconds, userdata in waits if seconds <= shortest]
