@@ -1,4 +1,4 @@
-"""Starts the wasm host: `python3 -I -B host.py`. The package beside this file is the host itself."""
+"""Starts the wasm host: `python3 -I -B host.py`. The package beside this file is the host."""
 
 import sys
 

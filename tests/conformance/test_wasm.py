@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,7 +47,7 @@ def another(host: Host, first: Seat) -> Iterator[Opening]:
     """Further seats of cases.c, which end with the test."""
     opened: list[Seat] = []
 
-    def open_one(**changes: object) -> Seat:
+    def open_one(**changes: Any) -> Seat:
         opened.append(host.open(first))
         return opened[-1].ready(**changes)
 
@@ -142,7 +143,9 @@ def test_the_platforms_variables_win_over_the_functions(another: Opening) -> Non
 
 
 def test_an_http_request_is_an_event_of_format_two(cases: Seat) -> None:
-    answer = cases.http("/event", b'{"x": 1}', query="a=1&a=2", headers=[("content-type", "text/x")])
+    answer = cases.http(
+        "/event", b'{"x": 1}', query="a=1&a=2", headers=[("content-type", "text/x")]
+    )
     assert answer.head["status"] == 200
     event = answer.result
     assert event["rawPath"] == "/event"
@@ -196,11 +199,11 @@ def test_endless_recursion_is_a_trap(cases: Seat) -> None:
 
 def test_memory_ends_at_the_limit(another: Opening) -> None:
     seat = another(memory_mb=16)
-    assert seat.call({"do": "grow", "mb": 10}).result == "grown"
+    assert seat.call({"do": "grow", "mb": 6}).result == "grown"
     head = seat.call({"do": "grow", "mb": 64}).head
     assert head["code"] == "function_out_of_memory", head
     assert "16 MB" in head["message"]
-    assert seat.call({"do": "grow", "mb": 10}).result == "grown"
+    assert seat.call({"do": "grow", "mb": 6}).result == "grown"
 
 
 def test_a_module_that_begins_with_too_much_memory_is_refused(host: Host) -> None:
@@ -239,7 +242,9 @@ def test_a_call_ends_at_its_deadline_while_others_are_answered(
     assert busy.call({"do": "echo", "value": 1}).result == 1
 
 
-@pytest.mark.parametrize("event", [{"do": "spin"}, {"do": "sleep", "ms": 60_000}, {"do": "flood", "mb": 64}])
+@pytest.mark.parametrize(
+    "event", [{"do": "spin"}, {"do": "sleep", "ms": 60_000}, {"do": "flood", "mb": 64}]
+)
 def test_hanging_up_ends_the_call(cases: Seat, another: Opening, event: object, host: Host) -> None:
     seats = [another() for _ in range(3)]
     for seat in seats:
@@ -414,7 +419,7 @@ def host_process(host: Host) -> int:
             environment = (path.parent / "environ").read_bytes()
         except OSError:
             continue
-        if b"/opt/hearth/host.py" in command and b"podman" not in command.split(b"\0")[0]:
-            if b"SECRET=of the host" in environment:
-                return int(path.parent.name)
+        is_host = b"/opt/hearth/host.py" in command and b"podman" not in command.split(b"\0")[0]
+        if is_host and b"SECRET=of the host" in environment:
+            return int(path.parent.name)
     raise AssertionError("the host has no process")

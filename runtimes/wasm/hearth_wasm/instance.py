@@ -124,9 +124,9 @@ class Call:
         error = native.instantiate(program.pre, context, byref(instance), byref(trap))
         if not error and not trap:
             memory = native.Extern()
-            if native.export_get(context, byref(instance), b"memory", 6, byref(memory)):
-                if memory.kind == native.IS_MEMORY:
-                    self.memory = byref(memory.of.memory)
+            has_one = native.export_get(context, byref(instance), b"memory", 6, byref(memory))
+            if has_one and memory.kind == native.IS_MEMORY:
+                self.memory = byref(memory.of.memory)
             if program.is_command:
                 error = call(context, export(context, instance, program.handler), None, 0, trap)
             else:
@@ -185,7 +185,7 @@ def take_trap(trap: c_void_p) -> tuple[str, list[str]]:
     return found.message, trace
 
 
-@native.OnEpoch
+@native.epoch_callback
 def on_epoch(context: int, key: int, delta: Any, kind: Any) -> int:
     """The epoch was turned for somebody: if it was for this one, end it; else on to the next."""
     try:

@@ -15,9 +15,9 @@ import wasmtime
 from . import native
 from .engine import NAME, make_engine
 from .naming import COMMAND, FACTS, MODULE
+from .signatures import HANDLER_TYPES, missing_parts, signature
 from .sleeping import poll_oneoff
 from .streams import fd_read, fd_write
-from .signatures import HANDLER_TYPES, missing_parts, signature
 
 WASI = b"wasi_snapshot_preview1"
 OURS = {b"fd_read": fd_read, b"fd_write": fd_write, b"poll_oneoff": poll_oneoff}

@@ -8,6 +8,7 @@ giving it away and asking for it back costs more than such a function takes.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from ctypes import POINTER, c_bool, c_char_p, c_int, c_int64, c_size_t, c_uint64, c_void_p
 from typing import Any
 
@@ -38,6 +39,17 @@ def slow(name: str, result: Any, *arguments: Any) -> Any:
 
 OnEpoch = ctypes.CFUNCTYPE(c_size_t, c_void_p, c_void_p, POINTER(c_uint64), c_void_p)
 HostFunction = ctypes.CFUNCTYPE(c_size_t, c_void_p, c_void_p, c_void_p, c_size_t)
+
+
+def epoch_callback(function: Callable[[int, int, Any, int], int]) -> Any:
+    """For wasmtime to call: (store, number of ours, ticks to go on for, kind) -> error or 0."""
+    return OnEpoch(function)
+
+
+def host_function(function: Callable[[Any, int, int, int], int]) -> Any:
+    """For a module to call: (nothing, caller, arguments and results, how many) -> trap or 0."""
+    return HostFunction(function)
+
 
 store_new = quick("wasmtime_store_new", c_void_p, c_void_p, c_void_p, c_void_p)
 store_context = quick("wasmtime_store_context", c_void_p, c_void_p)

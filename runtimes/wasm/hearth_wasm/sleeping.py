@@ -37,7 +37,7 @@ class Alarm:
         return self._event.wait(min(seconds, threading.TIMEOUT_MAX))
 
 
-@native.HostFunction
+@native.host_function
 def poll_oneoff(_: Any, caller: int, values: int, size: int) -> int:
     """(subscriptions, events, how many, where to say how many) -> errno; a trap when the call is
     over. Never raises."""
@@ -67,7 +67,7 @@ def _poll(caller: int, told: int, events: int, count: int, at: int) -> int:
 
 def _answers(call: Any, subscriptions: list[tuple[Any, ...]]) -> list[tuple[int, ...]]:
     """The events that are there, after waiting for the first of them."""
-    ready = [
+    ready: list[tuple[int, ...]] = [
         (userdata, SUCCESS if descriptor <= 2 else BAD_DESCRIPTOR, kind, 0, 0)
         for userdata, kind, descriptor, *_ in subscriptions
         if kind != CLOCK

@@ -44,7 +44,8 @@ class Stream:
         if len(self._held) < HEADER.size:
             return READ_BYTES
         length = int.from_bytes(self._held[:LENGTH_BYTES], "big")
-        return max(READ_BYTES, length + LENGTH_BYTES - len(self._held))
+        missing: int = length + LENGTH_BYTES - len(self._held)
+        return max(READ_BYTES, missing)
 
     def _take(self) -> Frame | None:
         held = self._held

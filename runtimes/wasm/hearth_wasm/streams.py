@@ -63,7 +63,7 @@ def vectors_of(base: int, bound: int, at: int, count: int) -> list[tuple[int, in
     return found
 
 
-@native.HostFunction
+@native.host_function
 def fd_read(_: Any, caller: int, values: int, size: int) -> int:
     """More of the event. Never raises."""
     try:
@@ -75,7 +75,7 @@ def fd_read(_: Any, caller: int, values: int, size: int) -> int:
     return 0
 
 
-@native.HostFunction
+@native.host_function
 def fd_write(_: Any, caller: int, values: int, size: int) -> int:
     """A part of the answer, or of the log. Never raises."""
     try:
