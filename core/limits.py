@@ -137,6 +137,13 @@ SWEEP_S = 5.0  # how often lost and stale builds are looked for
 SWEEP_OBJECTS_S = 600.0  # how often unreferenced objects are looked for
 OBJECT_GRACE_S = 3600.0  # an object stays this long after it was first seen unreferenced
 
+# WebAssembly
+WASM_MODULE_BYTES_MAX = 64 * MIB
+WASM_ARTIFACT_BYTES_MAX = 512 * MIB  # what the compiler may make of a module
+WASM_COMPILE_S = 120.0  # unless HEARTH_BUILD_TIMEOUT_S is less
+WASM_CHECKED_MAX = 4096  # artifacts whose signature this process remembers to have checked
+WASM_RECORDS_MAX = 4096  # artifacts that this node compiled for itself, remembered on disk
+
 # Redis
 REDIS_CONNECT_S = 2.0
 REDIS_ANSWER_S = 5.0

@@ -66,6 +66,7 @@ class Installation:
     names: Mapping[str, str] = field(default_factory=dict)  # host name -> address, for /etc/hosts
     certificates: Path | None = None  # the host's CA bundle
     has_network: bool = True
+    says: str = "installing the dependencies"  # what it does, for the messages of its limits
 
 
 class BuildSandbox:
@@ -120,7 +121,7 @@ class BuildSandbox:
             status = _wait(container, watch)
             if status and cgroup.ran_out_of_memory():
                 raise BuildFailed(
-                    f"installing the dependencies ran out of memory ({wanted.memory_mb} MB, "
+                    f"{wanted.says} ran out of memory ({wanted.memory_mb} MB, "
                     "HEARTH_BUILD_MEMORY_MB)"
                 )
         watch.measure()
@@ -271,7 +272,7 @@ class _Watch:
         now = time.monotonic()
         if now > self._deadline:
             raise BuildFailed(
-                f"installing the dependencies took longer than {self._wanted.timeout_s:g} s "
+                f"{self._wanted.says} took longer than {self._wanted.timeout_s:g} s "
                 "(HEARTH_BUILD_TIMEOUT_S)"
             )
         if now > self._measure_at:

@@ -17,6 +17,7 @@ from events.jobs import JobQueue
 from events.notices import Notices
 from executor.driver import Driver
 from executor.executor import Executor
+from gateway.artifacts import Artifacts
 from gateway.ask import Parts
 from gateway.changes import Changes
 from gateway.code import Code
@@ -82,7 +83,8 @@ async def opened(settings: Settings, make_driver: MakeDriver) -> AsyncIterator[G
         logs = LogFiles(settings.data_dir / "logs")
         stack.push_async_callback(logs.flush)
         root, bytes_max = settings.data_dir / "code", settings.code_cache_mb * MIB
-        code = Code(await asyncio.to_thread(CodeCache, root, store, bytes_max))
+        cache = await asyncio.to_thread(CodeCache, root, store, bytes_max)
+        code = Code(cache, Artifacts(settings, cache, store))
         stack.push_async_callback(code.aclose)
         driver = make_driver(settings, code.release)
         executor = await stack.enter_async_context(Executor(settings, driver, code, logs))

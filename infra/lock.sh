@@ -25,3 +25,4 @@ lock infra/requirements.lock --constraints infra/requirements-dev.lock \
     pyproject.toml infra/build-requirements.in
 lock runtimes/python/pip.lock infra/pip.in
 lock runtimes/node/node.lock infra/node.in
+lock runtimes/wasm/wasmtime.lock infra/wasmtime.in

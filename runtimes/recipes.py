@@ -42,6 +42,11 @@ WHEELS: dict[str, Wheel] = {
             "npm/bin/npx": "../lib/node_modules/npm/bin/npx-cli.js",
         },
     ),
+    "wasm": Wheel(
+        HERE / "wasm" / "wasmtime.lock",
+        {"wasmtime/": "wheel/wasmtime/", "wasmtime-": "wheel/wasmtime-"},  # and its version
+        {},
+    ),
 }
 
 

@@ -88,6 +88,21 @@ RUNTIMES: dict[str, Runtime] = {
             folder=HERE / "dart",
             is_stocked=False,
         ),
+        Runtime(
+            name="wasm",
+            short="wasm",
+            image="localhost/hearth-wasm:latest",
+            builder_image="",
+            command=("python3", "-I", "-B", "/opt/hearth/host.py"),
+            handler_default="_start",
+            suffixes=(".wasm",),
+            folder=HERE / "wasm",
+            shares=(HERE / "python" / "hearth_shim",),
+            is_hosted=True,
+            is_stocked=False,
+            memory_mb_min=16,
+            networks=("none",),
+        ),
     )
 }
 

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import ArchiveInvalid, ArchiveTooLarge, BuildFailed
+from core.limits import WASM_COMPILE_S
 from core.model import Version
 from core.settings import Settings
 from executor import netns
 from executor.build_sandbox import CERTIFICATES, BuildSandbox, Installation
 from executor.firewall import Endpoint, is_public
+from executor.wasm_artifacts import Compilation, Signer, compile_module, find_module
 from runtimes.registry import Runtime
 from storage.archive import pack_tree
 from storage.store import ObjectStore, object_key
@@ -80,6 +82,7 @@ class Installer:
         self._store = store
         self._indexes = Indexes()
         self._cache = LayerCache(settings.data_dir / "build-cache")
+        self._signer = Signer(settings.data_dir)
         # Above the sandboxes' own range: never one of theirs, and each a single build's at a time.
         first = settings.uid_base + settings.uid_count
         self._uids: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -89,7 +92,10 @@ class Installer:
     def layer(self, job: Job) -> str | None:
         """The digest of the layer that holds the dependencies; None when there are none.
 
-        It is in the store under the version's function. BuildFailed, PartAway, DiskFull."""
+        For a hosted runtime it holds the compiled module instead. It is in the store under the
+        version's function. BuildFailed, PartAway, DiskFull."""
+        if job.runtime.is_hosted:
+            return self._compiled(job)
         found = find(job.tree, job.runtime.short)
         for note in found.notes:
             job.log.line(note)
@@ -217,6 +223,31 @@ class Installer:
             raise BuildFailed(f"the installed dependencies cannot be kept: {error}") from error
         self._store.put(object_key(job.version.function_id, digest), job.work / "layer.tar")
         return digest, left
+
+    def _compiled(self, job: Job) -> str:
+        """The module as code for this node's hosts. Another kind of node compiles it itself."""
+        source = find_module(job.tree)
+        job.log.line(f"compiling {source.name} ({source.stat().st_size:,} bytes)")
+        began = time.monotonic()
+        work = job.work / "compiling"
+        work.mkdir()
+        with self._uid(job) as uid:
+            wanted = Compilation(
+                source=source,
+                archive=job.version.archive_digest,
+                handler=job.version.config.handler,
+                work=work,
+                uid=uid,
+                memory_mb=self._settings.build_memory_mb,
+                timeout_s=min(WASM_COMPILE_S, self._settings.build_timeout_s),
+            )
+            artifact = compile_module(
+                self._sandbox, self._signer, wanted, write=lambda _: None, tick=job.pulse.check
+            )
+        digest = pack_tree(artifact, job.work / "layer.tar")
+        self._store.put(object_key(job.version.function_id, digest), job.work / "layer.tar")
+        job.log.line(f"compiled in {time.monotonic() - began:.1f} s")
+        return digest
 
     @contextmanager
     def _uid(self, job: Job) -> Iterator[int]:
