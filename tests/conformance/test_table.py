@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from runtimes.registry import RUNTIMES as KNOWN
-from tests.conformance import table
+from tests.conformance import not_for, table
+from tests.conformance.table import WASM
 
-PAGE = Path(__file__).parents[2] / "docs" / "runtimes.md"
+HERE = Path(__file__).parent
+PAGE = HERE.parents[1] / "docs" / "runtimes.md"
 
 
 def test_the_page_shows_the_table() -> None:
@@ -17,35 +19,31 @@ def test_the_page_shows_the_table() -> None:
 
 
 def test_every_runtime_is_in_the_table() -> None:
-    # Dart's programs are custom ones: the same image, and the same bridge.
-    assert {*table.RUNTIMES, "dart3"} == KNOWN.keys()
+    assert {*table.RUNTIMES, *table.AS_ANOTHER} == KNOWN.keys()
 
 
-def test_each_case_has_a_test_on_each_runtime_that_passes_it(
-    request: pytest.FixtureRequest,
-) -> None:
-    shown = shown_by(request.session.items)
-    folder = Path(__file__).parent
-    whole = {path.name for path in folder.glob("test_*.py")}
-    collected = {item.path.name for item in request.session.items if item.path.parent == folder}
-    if not whole <= collected or request.config.option.keyword:
+def test_each_case_is_shown_on_each_runtime(request: pytest.FixtureRequest) -> None:
+    items = [item for item in request.session.items if item.path.parent == HERE]
+    is_part = request.config.option.keyword or request.config.option.markexpr
+    if is_part or {x.path.name for x in items} != {x.name for x in HERE.glob("test_*.py")}:
         pytest.skip("only a run of the whole folder tells")
+    shown = {shows(item) for item in items}
     promised = {
-        (name, runtime)
-        for name, exceptions in table.CASES.items()
+        (test, runtime)
+        for case in table.CASES.values()
         for runtime in table.RUNTIMES
-        if runtime not in exceptions
+        if (test := case.wasm if runtime == WASM else case.shims)
     }
-    assert promised - shown == set()
+    missing = sorted(promised - shown)
+    assert missing == []
 
 
-def shown_by(items: list[pytest.Item]) -> set[tuple[str, str]]:
-    """The cases and runtimes that these tests are marked with."""
-    shown: set[tuple[str, str]] = set()
-    for item in items:
-        callspec = getattr(item, "callspec", None)
-        of = callspec.params.get("runtime") if callspec is not None else None
-        marked = item.get_closest_marker("runtime")
-        name = of.name if of is not None else marked.args[0] if marked is not None else ""
-        shown |= {(mark.args[0], name) for mark in item.iter_markers("case")}
-    return shown
+def shows(item: pytest.Item) -> tuple[str, str]:
+    """A test's name, and the runtime that it runs on; "" when it is not asked there."""
+    name = getattr(item, "originalname", item.name)
+    if item.path.name == "test_wasm.py":
+        return name, WASM
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    asked = parameters.get("runtime") or parameters.get("subject")
+    runtime = asked if isinstance(asked, str) else getattr(asked, "name", "")
+    return name, "" if not_for.reason(runtime, item.name) else runtime

@@ -17,8 +17,7 @@ from core.errors import FunctionCrashed, FunctionOutOfMemory, FunctionTimeout, H
 from core.limits import MIB, SANDBOX_TMP_MB
 from core.model import Version
 from executor.executor import Executor
-from runtimes.registry import RUNTIMES as KNOWN
-from tests.conformance.table import CUSTOM, NODE, PYTHON, case
+from tests.conformance.table import CUSTOM, NODE, PYTHON
 from tests.fixtures.nodes import Bench
 from tests.fixtures.podman_service import PodmanService
 from tests.fixtures.sandboxes import Codes, Lines, event, version_of
@@ -120,7 +119,7 @@ while True:
 SUBJECTS: Mapping[str, tuple[str, str]] = {
     PYTHON: ("main.py", IN_PYTHON),
     NODE: ("main.mjs", IN_NODE),
-    **({CUSTOM: ("bootstrap", IN_BOOTSTRAP)} if CUSTOM in KNOWN else {}),
+    CUSTOM: ("bootstrap", IN_BOOTSTRAP),
 }
 
 
@@ -146,7 +145,7 @@ class Subject:
         return caught.value
 
 
-@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.runtime(name)) for name in SUBJECTS])
+@pytest.fixture(params=SUBJECTS)
 async def subject(
     request: pytest.FixtureRequest, codes: Codes, lines: Lines, podman: PodmanService
 ) -> AsyncIterator[Subject]:
@@ -159,23 +158,19 @@ async def subject(
         yield Subject(executor, version)
 
 
-@case("state between warm calls")
 async def test_what_a_call_leaves_the_next_one_finds(subject: Subject) -> None:
     assert [await subject.does("count") for _ in range(3)] == [1, 2, 3]
 
 
-@case("a crash")
 async def test_a_crash_is_told_and_the_next_call_is_served(subject: Subject) -> None:
     await subject.fails("crash", FunctionCrashed)
 
 
-@case("out of memory")
 async def test_want_of_memory_is_told_with_the_limit(subject: Subject) -> None:
     error = await subject.fails("eat", FunctionOutOfMemory)
     assert "128 MB" in error.message
 
 
-@case("timeout")
 async def test_a_call_that_never_ends_is_ended(subject: Subject) -> None:
     config = dataclasses.replace(subject.version.config, timeout_s=0.5)
     impatient = dataclasses.replace(subject.version, id="v_impatient", config=config)
@@ -183,7 +178,6 @@ async def test_a_call_that_never_ends_is_ended(subject: Subject) -> None:
     assert "0.5 s" in error.message
 
 
-@case("calls at the same time")
 async def test_calls_overlap_each_in_a_sandbox_of_its_own(subject: Subject) -> None:
     await asyncio.gather(*(subject.does("nap") for _ in range(3)))
     # Boots are seconds apart on a slow machine: warm, they overlap whatever it is like.
@@ -192,9 +186,6 @@ async def test_calls_overlap_each_in_a_sandbox_of_its_own(subject: Subject) -> N
     assert max(began) < min(ended)
 
 
-@case("/tmp, writable and bounded")
-@case("code that cannot be changed")
-@case("no network")
 async def test_the_walls_are_where_they_should_be(subject: Subject) -> None:
     assert await subject.does("fill") == SANDBOX_TMP_MB * MIB
     assert await subject.does("change") == "Read-only file system"
