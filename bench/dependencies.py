@@ -15,7 +15,7 @@ from bench.client import BODY, ECHO, say
 from bench.rows import Row, median_of
 
 ROUNDS = 12
-FILES, FILE_BYTES = 1_000, 4_000  # about what a large package brings
+FILES, FILE_BYTES = 120, 40_000  # about what Pillow brings; each gets its byte code too
 WHEEL = "wheels/bench_pack-1-py3-none-any.whl"
 
 
@@ -24,7 +24,8 @@ def layer_reuse(client: httpx.Client) -> Row:
     floor uploads as many bytes and installs nothing. The handler imports none of the packages."""
     say(f"deploys over {FILES} installed files, {ROUNDS} rounds")
     wheel = _wheel()
-    values, floors = [], []
+    values: list[float] = []
+    floors: list[float] = []
     for turn in range(-1, ROUNDS):
         pair = (("bench-packages", f"./{WHEEL}\n", values), ("bench-bare", "", floors))
         for name, requirements, times in pair if turn % 2 else reversed(pair):

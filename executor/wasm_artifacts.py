@@ -96,7 +96,7 @@ class Signer:
                     self._checked.move_to_end(known)
                     return True
             is_ours = self._check(folder, archive)
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):
             return False
         if is_ours:
             with self._guard:
@@ -216,7 +216,7 @@ def _engine_of(folder: Path, work: Path) -> str:
     _take(folder, naming.FACTS, work / "facts")
     try:
         engine = json.loads((work / "facts").read_bytes())["engine"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         engine = "none"
     if engine != engine_here():
         raise SandboxBroken(

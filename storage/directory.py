@@ -10,9 +10,10 @@ from typing import BinaryIO
 
 from core.errors import ObjectMissing, PartAway
 from core.limits import STORE_CHUNK_BYTES
-from storage.scratch import remove, room, scratch_file, sweep, sync_directory
+from storage.scratch import NO_LINKS, remove, room, scratch_dir, scratch_file, sweep, sync_directory
 from storage.store import (
     PART,
+    check_copy,
     check_key,
     check_prefix,
     chunks_of,
@@ -62,6 +63,26 @@ class DirectoryStore:
                 raise ObjectMissing(f"no object {key}", key=key) from None
         with content:
             place_verified(key, self._read(content), to)
+
+    def copy(self, key: str, to: str) -> None:
+        """See ObjectStore. A second name of one file: an object is replaced, never written to."""
+        check_copy(key, to)
+        with self._away(), room(str(self._root)):
+            if (self._root / to).exists():
+                return
+            with scratch_dir(self._scratch) as scratch:
+                try:
+                    os.link(self._root / key, scratch / "name")
+                except FileNotFoundError:
+                    self._check_root()
+                    raise ObjectMissing(f"no object {key}", key=key) from None
+                except OSError as error:
+                    if error.errno not in NO_LINKS:
+                        raise
+                    self.fetch(key, scratch / "name")
+                    self.put(to, scratch / "name")
+                    return
+                self._move(scratch / "name", self._root / to)
 
     def exists(self, key: str) -> bool:
         """See ObjectStore."""

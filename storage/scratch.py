@@ -18,6 +18,8 @@ from pathlib import Path
 from core.errors import DiskFull
 
 _PREFIX = ".hearth-"
+# Why a file gets no second name: it has too many, the system gives none, or it is another one.
+NO_LINKS = frozenset({errno.EMLINK, errno.EPERM, errno.ENOTSUP, errno.EXDEV})
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 

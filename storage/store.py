@@ -38,6 +38,11 @@ class ObjectStore(Protocol):
         ObjectMissing, DigestMismatch, DiskFull."""
         ...
 
+    def copy(self, key: str, to: str) -> None:
+        """Have an object under a second key of the same digest; cheap, and nobody reads its bytes.
+        Nothing to do if it is there. ObjectMissing, DiskFull."""
+        ...
+
     def exists(self, key: str) -> bool:
         """Whether there is an object of that key."""
         ...
@@ -84,6 +89,12 @@ def check_key(key: str) -> str:
     if not is_key(key):
         raise NameInvalid(f"{key[:80]!r} is not the key of an object")
     return key[-64:]
+
+
+def check_copy(key: str, to: str) -> None:
+    """NameInvalid unless both are keys and mean the same bytes."""
+    if check_key(key) != check_key(to):
+        raise NameInvalid(f"{to[-80:]!r} is not a key of the same bytes")
 
 
 def is_key(text: str) -> bool:

@@ -6,7 +6,6 @@ stay inside: no write can pass through a link, whatever the archive's order.
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 from core.errors import ArchiveInvalid
 from core.limits import ARCHIVE_DEPTH_MAX, STORE_CHUNK_BYTES
 from storage.entries import refuse, show
+from storage.scratch import NO_LINKS
 
 # What lies at a path: None is a directory, a number a file of so many bytes, text a symbolic link.
 Node = int | str | None
@@ -23,8 +23,6 @@ Node = int | str | None
 # One moment for everything unpacked: 2000-01-01 UTC. Not 1970, which zip cannot say.
 MTIME_S = 946_684_800
 _MTIMES_NS = (MTIME_S * 10**9, MTIME_S * 10**9)
-# Too many names of one file, none allowed here, or another file system.
-_NO_LINKS = frozenset({errno.EMLINK, errno.EPERM, errno.ENOTSUP, errno.EXDEV})
 _HOPS_MAX = 40  # the kernel's own bound on links in one path
 _STEPS_PER_LINK = 64  # following all links may not take more than this on average
 
@@ -178,7 +176,7 @@ class DiskTree:
         try:
             os.link(path, path, src_dir_fd=source, dst_dir_fd=self._root, follow_symlinks=False)
         except OSError as error:
-            if error.errno not in _NO_LINKS:
+            if error.errno not in NO_LINKS:
                 raise
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=source)
             with os.fdopen(fd, "rb", buffering=0) as file:

@@ -153,9 +153,7 @@ class Installer:
             return True
         if mine == theirs or not self._store.exists(theirs):
             return False
-        copy = job.work / "copy"
-        self._store.fetch(theirs, copy)
-        self._store.put(mine, copy)
+        self._store.copy(theirs, mine)
         return True
 
     # --- in a container

@@ -31,10 +31,10 @@ function gather(until, done) {
 
 function report(event, context, days) {
   const total = days.reduce((sum, { orders }) => sum + orders, 0);
-  const lines = days.map(
-    ({ day, orders }) =>
-      `${String(day.getUTCDate()).padStart(2)} ${MONTHS[day.getUTCMonth()]} ${"#".repeat(orders / 2)} ${orders}`,
-  );
+  const lines = days.map(({ day, orders }) => {
+    const date = `${String(day.getUTCDate()).padStart(2)} ${MONTHS[day.getUTCMonth()]}`;
+    return `${date} ${"#".repeat(orders / 2)} ${orders}`;
+  });
   console.log("report for %s, %d ms to spare", event.time, context.getRemainingTimeInMillis());
   return {
     rule: event.resources[0].split("/").pop(),

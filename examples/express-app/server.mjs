@@ -14,7 +14,8 @@ app.use(express.json({ limit: "16kb" }));
 app.get("/", (req, res) => {
   const visits = Number(/(?:^|; )visits=(\d+)/.exec(req.headers.cookie ?? "")?.[1] ?? 0) + 1;
   res.cookie("visits", String(visits), { httpOnly: true, sameSite: "lax" });
-  res.type("html").send(`<h1>${entries.length} guests</h1><p>Your visit ${visits}, from ${req.ip}.`);
+  const told = `Your visit ${visits}, from ${req.ip}.`;
+  res.type("html").send(`<h1>${entries.length} guests</h1><p>${told}</p>`);
 });
 
 app.get("/entries", (req, res) => res.json({ entries }));

@@ -64,12 +64,12 @@ async def show_item(request: Request, number: int) -> Item:
 
 @app.get("/countdown")
 async def countdown(start: Annotated[int, Field(ge=1, le=60)] = 3):
-    """Server-sent events, one every quarter of a second."""
+    """Server-sent events, one every tenth of a second."""
 
     async def events():
         for number in range(start, 0, -1):
             yield f"data: {number}\n\n"
-            await asyncio.sleep(0.25)
+            await asyncio.sleep(0.1)
         yield "data: lift-off\n\n"
 
     return StreamingResponse(events(), media_type="text/event-stream")

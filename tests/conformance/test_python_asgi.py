@@ -373,5 +373,5 @@ def test_an_event_may_fail_as_a_request_does(sandbox: Sandbox) -> None:
 @pytest.mark.parametrize("event", [{}, [], "text", {"version": "2.0"}, {"httpMethod": 1}])
 def test_another_event_is_an_error_that_says_what_to_do(sandbox: Sandbox, event: Any) -> None:
     answer = sandbox.call(event)
-    assert (answer.kind, answer.head["code"]) == (ERROR, "function_error")
+    assert (answer.kind, answer.head["type"]) == (ERROR, "NotAnHttpEvent")
     assert "call it over HTTP at /function/hello/" in answer.head["message"]

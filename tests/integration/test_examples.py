@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.fixtures.api import exists
 from tests.fixtures.platform import HEARTH, Platform
 
 pytestmark = [pytest.mark.platform, pytest.mark.podman, pytest.mark.timeout(400)]
@@ -182,7 +183,8 @@ def test_markdown_becomes_html_and_raw_html_stays_text(platform: Platform) -> No
 def test_every_example_says_what_it_is(platform: Platform) -> None:
     assert {"hello-python", "hello-node", "thumbnail", "markdown", "orders-api"} <= set(NAMES)
     for name in NAMES:
-        deployed(platform, name)
         with platform.client() as client:
+            if not exists(client, name):
+                deployed(platform, name)
             shown = client.get(f"/v1/functions/{name}").json()
         assert shown["config"]["description"]

@@ -302,3 +302,33 @@ def test_store_that_is_away_says_so_and_works_again_when_it_is_back(bench: Bench
     bench.store.fetch(key, bench.folder / "to")
     bench.store.put(other, path)
     assert sorted(bench.store.keys("")) == sorted([key, other])
+
+
+def test_a_copy_is_the_same_object_under_another_function(bench: Bench, tmp_path: Path) -> None:
+    content = b"layer" * (S3_PART_BYTES // 4)  # more than one part
+    key = bench.put(content)
+    other = object_key("fn_" + "1" * 32, key[-64:])
+    bench.store.copy(key, other)
+    bench.store.copy(key, other)
+    bench.store.delete(key)
+    bench.store.fetch(other, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == content
+    with pytest.raises(ObjectMissing):
+        bench.store.copy(key, object_key("fn_" + "2" * 32, key[-64:]))
+    with pytest.raises(NameInvalid):
+        bench.store.copy(other, object_key(FUNCTION, "0" * 64))
+    assert list(bench.store.keys("")) == [other]
+
+
+def test_copies_in_a_directory_take_room_once_and_are_mended_apart(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    bench = on_directory(tmp_path)
+    key = bench.put(b"layer")
+    other = object_key("fn_" + "1" * 32, key[-64:])
+    bench.store.copy(key, other)
+    assert bench.file_of(key).stat().st_ino == bench.file_of(other).stat().st_ino
+    bench.damage(other, b"?")
+    assert bench.put(b"layer") == key
+    assert bench.file_of(key).read_bytes() == b"layer"
+    assert bench.file_of(other).read_bytes() == b"?"
+    assert list((tmp_path / "data" / "objects" / ".scratch").iterdir()) == []

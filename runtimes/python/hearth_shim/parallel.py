@@ -11,6 +11,7 @@ from .ending import STOPPED, Life, leave, retire
 from .function import Function
 from .output import CALL as WHOSE
 from .output import Tags, flush
+from .requests import unread
 from .streaming import Channel, drive, is_stream
 from .wire import CALL, CANCEL, CREDIT, ERROR, Wire, broken
 
@@ -71,7 +72,7 @@ class Parallel:
         try:
             event = self.function.parse(head, body, self.function.name)
         except Exception as error:  # not JSON, too deep, too large
-            problem = failure("function_error", error, "Runtime.UnmarshalError")
+            problem = failure("function_error", error, unread(error))
             self.answer(channel, (ERROR, problem, b""))
             return
         task = self.loop.create_task(self.run(channel, head, event))

@@ -23,6 +23,11 @@ def parse_event(head: dict[str, Any], body: memoryview, function_name: str) -> A
     return loads(str(body, "utf-8")) if body else {}
 
 
+def unread(error: Exception) -> str:
+    """The type of the error that an event is which cannot be read: not JSON, or not a request."""
+    return getattr(error, "kind", "Runtime.UnmarshalError")
+
+
 def http_event(head: dict[str, Any], body: memoryview, function_name: str) -> dict[str, Any]:
     """A request in AWS's payload format 2.0."""
     http = head["http"]

@@ -10,6 +10,7 @@ from .answers import Answer, answer_of, failure
 from .ending import Life
 from .function import Function
 from .output import flush
+from .requests import unread
 from .streaming import Channel, at_once, drive, is_async_stream, is_stream
 from .wire import CALL, CANCEL, CREDIT, ERROR, Wire, broken
 
@@ -41,7 +42,7 @@ class Serial:
         try:
             event = self.function.parse(head, body, self.function.name)
         except Exception as error:  # not JSON, too deep, too large: never the end of the sandbox
-            problem = failure("function_error", error, "Runtime.UnmarshalError")
+            problem = failure("function_error", error, unread(error))
             answer: Answer = (ERROR, problem, b"")
         else:
             body.release()

@@ -22,6 +22,12 @@ class Misuse(Exception):
     """The application does not keep to its interface."""
 
 
+class NotAnHttpEvent(Exception):
+    """An event for a web application that describes no request."""
+
+    kind = "NotAnHttpEvent"
+
+
 class Request:
     """What was asked, with the path as it was sent."""
 
@@ -71,7 +77,7 @@ def parse_request(head: dict[str, Any], body: memoryview, name: str) -> Request:
             return from_event_2(event, context["http"])
         if isinstance(event.get("httpMethod"), str) and isinstance(event.get("path"), str):
             return from_event_1(event, context if isinstance(context, dict) else {})
-    raise Misuse(
+    raise NotAnHttpEvent(
         f"{name} is a web application: call it over HTTP at /function/{name}/, or with an HTTP "
         "event of API Gateway (payload format 2.0 or 1.0) or of a load balancer"
     )

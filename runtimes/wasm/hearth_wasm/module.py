@@ -142,7 +142,7 @@ def check_facts(text: bytes) -> None:
     """Unloadable when this is another engine's."""
     try:
         name = json.loads(text)["engine"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise Unloadable("ArtifactInvalid", f"{FACTS} cannot be read") from None
     if name != NAME:
         raise Unloadable("ArtifactInvalid", f"compiled for {name!r}, this host is {NAME!r}")

@@ -131,6 +131,7 @@ class Workshop:
         runtime: str = "python3.13",
         name: str = "hello",
         namespace: str = "default",
+        handler: str = "main.handler",
     ) -> Version:
         """What the gateway does with an upload, up to the queue."""
         function = self.catalog.ensure_function(namespace, name, must_be_new=False)
@@ -146,7 +147,7 @@ class Workshop:
             self.store.put(object_key(function.id, digest), archive)
             size = archive.stat().st_size
         return self.catalog.add_version(
-            function.id, FunctionConfig(runtime), archive_digest=digest, archive_bytes=size
+            function.id, FunctionConfig(runtime, handler), archive_digest=digest, archive_bytes=size
         )
 
     def build(self, version: Version, **changed: Any) -> Version:
