@@ -19,7 +19,7 @@ from typing import Literal
 from core.errors import BuildFailed
 from core.limits import DEPENDENCY_FILES_BYTES_MAX, DEPENDENCY_FILES_MAX
 
-Kind = Literal["pip", "npm-ci", "npm-install"]
+Kind = Literal["pip", "npm-ci", "npm-install", "dart"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from executor.firewall import Endpoint, is_public
 from runtimes.registry import Runtime
 from storage.archive import pack_tree
 from storage.store import ObjectStore, object_key
-from worker import dependencies, node_dependencies, python_dependencies
+from worker import dart_compilation, dependencies, node_dependencies, python_dependencies
 from worker.build_log import BuildLog
 from worker.dependencies import Found, Plan
 from worker.indexes import Index, Indexes, certificates, host_port
@@ -50,11 +50,13 @@ _SCRIPTS = {
     "pip": ("pip install --requirement requirements.txt", _PIP),
     "npm-ci": ("npm ci --omit=dev", _NPM.format(verb="ci")),
     "npm-install": ("npm install --omit=dev", _NPM.format(verb="install")),
+    "dart": (dart_compilation.SAYS, dart_compilation.SCRIPT),
 }
 _TOOL = r"\b(?:gcc|g\+\+|cc|clang|rustc|cargo|make|cmake|pkg-config)\b"
 _ABSENT = r"(?:No such file or directory|not found|not installed|can.t be found)"
 _COMPILER = re.compile(rf"{_TOOL}.{{0,60}}{_ABSENT}|{_ABSENT}.{{0,60}}{_TOOL}", re.IGNORECASE)
-_ERROR = re.compile(r"^(ERROR: |error: |npm (?:error|ERR!) )(?P<says>.*\S)")
+_MARKS = r"ERROR: |error: |npm (?:error|ERR!) |(?=\S+\.dart:\d+:\d+: Error: )|(?=Because \S)"
+_ERROR = re.compile(rf"^(?:{_MARKS})(?P<says>.*\S)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +90,13 @@ class Installer:
         """The digest of the layer that holds the dependencies; None when there are none.
 
         It is in the store under the version's function. BuildFailed, PartAway, DiskFull."""
-        found = find(job.tree, job.runtime.short)
+        found = find(job.tree, job.runtime.short, job.version.config.handler)
         for note in found.notes:
             job.log.line(note)
         if found.plan is None:
             return None
+        if found.plan.kind == "dart":
+            dart_compilation.require_sdk(self._settings)
         job.log.line(f"dependencies: {found.plan.says}")
         staged = dependencies.stage(job.tree, found.plan, job.work / "src")
         index = self._index(job)
@@ -117,6 +121,8 @@ class Installer:
     def _index(self, job: Job) -> Index:
         if job.runtime.short == "python":
             return self._indexes.python()
+        if job.runtime.short == "dart":
+            return Index({}, frozenset())  # pub's own default is public
         return self._indexes.node(lambda: self._npm_default(job))
 
     # --- from the cache
@@ -256,13 +262,15 @@ class Installer:
         return b"".join(said).decode(errors="replace").strip()
 
 
-def find(tree: Path, language: str) -> Found:
+def find(tree: Path, language: str, handler: str) -> Found:
     """What an unpacked function asks for. BuildFailed when its lists cannot be used."""
     match language:
         case "python":
             return python_dependencies.find(tree)
         case "node":
             return node_dependencies.find(tree)
+        case "dart":
+            return dart_compilation.find(tree, handler)
         case _:
             return Found(None)
 
@@ -296,7 +304,8 @@ def _why(said: str, status: int, log: BuildLog) -> str:
     if status == 137:
         return f"installing the dependencies was killed ({tool} needs more memory?)"
     told = "; ".join(errors[-1:] if tool == "pip" else errors[:2])
-    return f"installing the dependencies failed ({tool} exit status {status}): {told}"[:500]
+    what = "compiling the function" if tool == "dart" else "installing the dependencies"
+    return f"{what} failed ({tool} exit status {status}): {told}"[:500]
 
 
 def _age(seconds: int) -> str:
