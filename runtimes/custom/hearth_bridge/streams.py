@@ -10,7 +10,8 @@ from hearth_shim.wire import CHUNK_BYTES_MAX, END
 
 from .bodies import ACCEPTED, TYPE_HEADER
 from .failures import check_size, failure, refusal, reported_by_trailers
-from .http import Connection, Headers, Refusal, Request
+from .heads import Headers, Refusal, Request
+from .http import Connection
 
 if TYPE_CHECKING:
     from .api import Api, Call
