@@ -59,7 +59,8 @@ def _deploy(client: httpx.Client, name: str) -> None:
         (Path(folder) / "bootstrap").chmod(0o755)
         archive = io.BytesIO()
         with tarfile.open(fileobj=archive, mode="w:gz") as tar:
-            tar.add(folder, arcname="")
+            for path in sorted(Path(folder).iterdir()):
+                tar.add(path, arcname=path.name)
     answer = client.put(
         f"/v1/functions/{name}?wait=true",
         files={"archive": ("code.tar.gz", archive.getvalue(), "application/gzip")},
