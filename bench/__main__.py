@@ -12,6 +12,7 @@ import httpx
 from bench import servers
 from bench.client import BODY, podman_run_ms, put, say
 from bench.cold import cold_burst, cold_start
+from bench.custom import custom
 from bench.dependencies import layer_reuse
 from bench.isolation import fork_isolation
 from bench.memory import idle_memory, sandbox_memory
@@ -36,6 +37,7 @@ def main() -> int:
             rows += cold_start(client, platform)
             rows.append(cold_burst(client, platform))
             rows.append(fork_isolation(client, platform))
+            rows.append(custom(client, platform))
             rows += overload(client, platform)
             rows += [sandbox_memory(client, platform), deploy(client), *idle]
             rows.append(layer_reuse(client))

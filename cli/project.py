@@ -19,11 +19,13 @@ from core.packing import FIELDS, check_patterns
 
 MANIFEST = "hearth.toml"
 ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar", ".zip")
-RUNTIME_OF_SUFFIX = {".py": "python", ".mjs": "node", ".js": "node"}
+RUNTIME_OF_SUFFIX = {".py": "python", ".mjs": "node", ".js": "node", ".dart": "dart"}
 # Files in the root that tell the language, when nothing says it outright.
 SIGNS = {
     "python": ("main.py", "requirements.txt", "pyproject.toml", "lambda_function.py"),
     "node": ("main.mjs", "main.js", "package.json", "index.mjs", "index.js"),
+    "dart": ("pubspec.yaml", "main.dart"),
+    "custom": ("bootstrap",),
 }
 SPOOL_BYTES = 8 * 1024 * 1024
 
@@ -122,7 +124,7 @@ def _detect(path: Path) -> tuple[str, str]:
         message = f"{path.name} has {both}: is it {' or '.join(named)}?"
     else:
         message = f"nothing in {path} tells its language"
-    hint = f'say it with --runtime python|node, or in {MANIFEST}: runtime = "python"'
+    hint = f'say it with --runtime {"|".join(SIGNS)}, or in {MANIFEST}: runtime = "python"'
     raise usage(message, hint)
 
 

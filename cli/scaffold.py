@@ -21,6 +21,8 @@ class Language(StrEnum):
 
     PYTHON = "python"
     NODE = "node"
+    DART = "dart"
+    CUSTOM = "custom"
 
 
 def init(
@@ -50,7 +52,10 @@ def init(
     folder.mkdir(parents=True, exist_ok=True)
     written = files_of(runtime.value, name)
     for path, text in written.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text)
+        if text.startswith("#!"):
+            (folder / path).chmod(0o755)
     if output.json:
         output.answer({"name": name, "directory": str(folder), "files": sorted(written)})
         return

@@ -1,12 +1,14 @@
 """`hearth up --examples`: deploys each example, makes the calls it lists, shows the answers.
 
 example.json holds {"calls": [{"data"} | {"file", "path"?} | {"method", "path", "data"?}, …]}; each
-may have "expect": {"status": 200, "contains": "text", "content_type": "image/jpeg"}.
+may have "expect": {"status": 200, "contains": "text", "content_type": "image/jpeg"}. "needs" names
+settings of which one must be set, or the example is left out, saying so.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +45,12 @@ class Step:
 def find_examples(folder: Path = EXAMPLES) -> list[Path]:
     """Every example, by name."""
     return sorted(path.parent for path in folder.glob("*/example.json"))
+
+
+def missing_settings(example: Path, environ: Mapping[str, str] = os.environ) -> list[str]:
+    """The settings of which an example needs one, when none is set."""
+    needs: list[str] = json.loads((example / "example.json").read_text()).get("needs", [])
+    return [] if any(environ.get(name) for name in needs) else needs
 
 
 def read_steps(example: Path, name: str) -> list[Step]:
@@ -83,6 +91,9 @@ def show_examples(
     output.say("\n[bold]Examples[/]")
     with Client(connection) as client:
         for example in find_examples(folder):
+            if needs := missing_settings(example):
+                output.say(f"  [yellow]–[/] {example.name}: left out, set {' or '.join(needs)}")
+                continue
             try:
                 shown += _show(client, connection, output, example)
             except CliError as error:

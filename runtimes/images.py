@@ -27,6 +27,7 @@ from runtimes import recipes as book
 from runtimes.recipes import Recipe, Wheel
 
 OUTPUT_LINES_SHOWN = 30
+NO_DART = "HEARTH_DART_SDK or HEARTH_DART_BASE_IMAGE says where a Dart SDK is"
 
 
 class ImageFailed(Exception):
@@ -51,8 +52,28 @@ class Kitchen:
             "python": self.settings.python_base_image,
             "custom": self.settings.custom_base_image,
             "node": self.settings.node_base_image,
+            "dart": "" if self.sdk_of(recipe) else self.settings.dart_base_image,
         }
         return named.get(recipe.runtime.short, "") or book.BASE_IMAGE
+
+    def sdk_of(self, recipe: Recipe) -> Path | None:
+        """The directory of an SDK that goes into the image; None when none does."""
+        named = self.settings.dart_sdk
+        return named if recipe.runtime.short == "dart" and named != Path() else None
+
+    def can_make(self, recipe: Recipe) -> bool:
+        """Whether the settings say all that it takes: of Dart nothing can be had locally."""
+        if recipe.runtime.short != "dart":
+            return True
+        return self.sdk_of(recipe) is not None or bool(self.settings.dart_base_image)
+
+    def inputs_of(self, recipe: Recipe) -> str:
+        """The digest of all that goes into the image."""
+        base = self.base_of(recipe)
+        state = _image_id(self, base)
+        if sdk := self.sdk_of(recipe):
+            state += f" {sdk} {_sdk_version(sdk)}"
+        return book.digest(recipe, base, state)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -105,6 +126,12 @@ def build(kitchen: Kitchen, names: Sequence[str], *, refresh: bool = False) -> N
         if name not in known:
             raise ImageFailed(f"no image is called {name!r}; there are: {', '.join(known)}")
     chosen = [recipe for recipe in book.recipes() if not names or recipe.name in names]
+    for recipe in chosen:
+        if not kitchen.can_make(recipe):
+            if recipe.name in names:
+                raise ImageFailed(f"{recipe.name}: {NO_DART}")
+            _say(recipe.name, f"left out: {NO_DART}")
+    chosen = [recipe for recipe in chosen if kitchen.can_make(recipe)]
     with _one_at_a_time(kitchen):
         if "base" in names or any(kitchen.base_of(r) == book.BASE_IMAGE for r in chosen):
             _build_base(kitchen, refresh=refresh)
@@ -150,7 +177,7 @@ def _build_recipe(kitchen: Kitchen, recipe: Recipe) -> bool:
     if gone := recipe.missing():
         raise ImageFailed(f"{recipe.name}: {', '.join(gone)} is not in {recipe.runtime.folder}")
     base = kitchen.base_of(recipe)
-    inputs = book.digest(recipe, base, _image_id(kitchen, base))
+    inputs = kitchen.inputs_of(recipe)
     if _label(kitchen, recipe.image) == inputs:
         _say(recipe.name, "up to date")
         return False
@@ -172,9 +199,32 @@ def _context(kitchen: Kitchen, recipe: Recipe, *, with_wheel: bool) -> Path:
     (context / "shim").mkdir(parents=True)
     for path in recipe.sources():
         _place(path.read_bytes(), context / "shim" / recipe.place(path), 0o644)
+    if recipe.runtime.short == "dart":
+        _place_sdk(kitchen.sdk_of(recipe), context / "sdk")
     if recipe.wheel is not None:
         _place_wheel(kitchen, recipe.wheel, context, with_wheel=with_wheel)
     return context
+
+
+def _place_sdk(sdk: Path | None, to: Path) -> None:
+    """An SDK from this machine; nothing where the base brings its own."""
+    shutil.rmtree(to, ignore_errors=True)
+    if sdk is None:
+        to.mkdir()
+        return
+    try:
+        shutil.copytree(sdk, to, symlinks=True)
+    except (OSError, shutil.Error) as error:
+        raise ImageFailed(f"HEARTH_DART_SDK {sdk} cannot be copied: {error}") from error
+
+
+def _sdk_version(sdk: Path) -> str:
+    """What tells one SDK from another. ImageFailed when there is none."""
+    program = sdk / "bin" / "dart"
+    if not program.is_file():
+        raise ImageFailed(f"HEARTH_DART_SDK is {sdk}, where there is no bin/dart")
+    version = sdk / "version"
+    return version.read_text().strip() if version.is_file() else str(program.stat().st_mtime_ns)
 
 
 def _place_wheel(kitchen: Kitchen, wheel: Wheel, context: Path, *, with_wheel: bool) -> None:
@@ -238,9 +288,8 @@ def _rows(kitchen: Kitchen) -> Iterator[dict[str, Any]]:
     base_inputs = book.base_digest(kitchen.settings.debian_mirror)
     yield _row(kitchen, "base", book.BASE_IMAGE, base_inputs)
     for recipe in book.recipes():
-        base = kitchen.base_of(recipe)
-        inputs = book.digest(recipe, base, _image_id(kitchen, base))
-        yield _row(kitchen, recipe.name, recipe.image, inputs)
+        if kitchen.can_make(recipe):
+            yield _row(kitchen, recipe.name, recipe.image, kitchen.inputs_of(recipe))
 
 
 def _row(kitchen: Kitchen, name: str, image: str, inputs: str) -> dict[str, Any]:

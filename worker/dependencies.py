@@ -23,7 +23,7 @@ from core.limits import (
     DEPENDENCY_LIST_BYTES_MAX,
 )
 
-Kind = Literal["pip", "npm-ci", "npm-install"]
+Kind = Literal["pip", "npm-ci", "npm-install", "dart"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from runtimes.registry import Runtime
 from storage.archive import pack_tree
 from storage.store import ObjectStore, object_key
 from storage.tree import measure
-from worker import dependencies, installed, node_dependencies, python_dependencies
+from worker import dart_compilation, dependencies, installed, node_dependencies, python_dependencies
 from worker.build_log import BuildLog
 from worker.dependencies import Found, Plan
 from worker.indexes import Index, Indexes, certificates, host_port
@@ -58,6 +58,7 @@ _SCRIPTS = {
     "pip": ("pip install --requirement requirements.txt", _PIP),
     "npm-ci": ("npm ci --omit=dev", _NPM.format(verb="ci")),
     "npm-install": ("npm install --omit=dev", _NPM.format(verb="install")),
+    "dart": (dart_compilation.SAYS, dart_compilation.SCRIPT),
 }
 
 
@@ -96,16 +97,19 @@ class Installer:
         version's function. BuildFailed, PartAway, DiskFull."""
         if job.runtime.is_hosted:
             return self._compiled(job)
-        found = find(job.tree, job.runtime.short)
+        found = find(job.tree, job.runtime.short, job.version.config.handler)
         for note in found.notes:
             job.log.line(note)
         code_bytes = measure(job.tree).bytes
         if found.plan is None:
             installed.check_size(code_bytes, Installed())
             return None
+        if found.plan.kind == "dart":
+            dart_compilation.require_sdk(self._settings)
         index = self._index(job)
         job.log.hide(index.secrets)
-        job.log.line(f"dependencies: {found.plan.says}, from {index.shown}")
+        origin = f", from {index.shown}" if index.shown else ""
+        job.log.line(f"dependencies: {found.plan.says}{origin}")
         (job.work / "src").mkdir()
         (job.work / "src").chmod(0o755)  # whatever the umask is: the container's user looks in
         staged = dependencies.stage(job.tree, found.plan, job.work / "src" / "files")
@@ -129,6 +133,8 @@ class Installer:
         found = places(self._settings, job.version.namespace, job.version.name)
         if job.runtime.short == "python":
             return self._indexes.python(found)
+        if job.runtime.short == "dart":
+            return Index({}, frozenset())  # pub's own default is public
         return self._indexes.node(found, lambda: self._npm_default(job))
 
     # --- from the cache
@@ -213,7 +219,8 @@ class Installer:
         if not left.bytes:
             job.log.line(f"nothing was installed ({took:.1f} s)")
             return None, left
-        job.log.line(f"installed {left.count} packages in {took:.1f} s: {left}")
+        what = f"installed {left.count} packages" if left.count else "done"
+        job.log.line(f"{what} in {took:.1f} s" + (f": {left}" if left.count else ""))
         installed.check_size(code_bytes, left)
         try:
             digest = pack_tree(layer, job.work / "layer.tar")
@@ -300,13 +307,15 @@ class Installer:
         return b"".join(said).decode(errors="replace").strip()
 
 
-def find(tree: Path, language: str) -> Found:
+def find(tree: Path, language: str, handler: str) -> Found:
     """What an unpacked function asks for. BuildFailed when its lists cannot be used."""
     match language:
         case "python":
             return python_dependencies.find(tree)
         case "node":
             return node_dependencies.find(tree)
+        case "dart":
+            return dart_compilation.find(tree, handler)
         case _:
             return Found(None)
 

@@ -15,7 +15,8 @@ _COMPILER = re.compile(
     r"|Could not find any (?:Python|Visual Studio)|gyp ERR! find Python",
     re.IGNORECASE,
 )
-_ERROR = re.compile(r"^(ERROR: |error: |npm (?:error|ERR!) )(?P<says>.*\S)")
+_MARKS = r"ERROR: |error: |npm (?:error|ERR!) |(?=\S+\.dart:\d+:\d+: Error: )|(?=Because \S)"
+_ERROR = re.compile(rf"^(?:{_MARKS})(?P<says>.*\S)")
 _EMPTY = re.compile(
     r"ResolutionImpossible|for help visit|^code E?[A-Z0-9]+$|A complete log of|^\d+$"
 )
@@ -50,14 +51,13 @@ def why(said: str, status: int, text: str) -> tuple[str, str]:
     tool = said.split(maxsplit=1)[0]
     if status == 137:
         return f"installing the dependencies was killed ({tool} needs more memory?)", ""
-    known = next(_known(tool, text), None)
+    known = next(_known(tool, text), None) if tool in _HINTS else None
     if known is not None:
         line, hint = known
         return f"installing the dependencies failed: {line}"[:_LENGTH_MAX], hint
     told = "; ".join(_errors(tool, text))
-    return f"installing the dependencies failed ({tool} exit status {status}): {told}"[
-        :_LENGTH_MAX
-    ], ""
+    what = "compiling the function" if tool == "dart" else "installing the dependencies"
+    return f"{what} failed ({tool} exit status {status}): {told}"[:_LENGTH_MAX], ""
 
 
 def _known(tool: str, text: str) -> Iterator[tuple[str, str]]:

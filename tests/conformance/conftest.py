@@ -12,6 +12,7 @@ import pytest
 
 from runtimes.registry import RUNTIMES, Runtime
 from tests.conformance import not_for, wire_client
+from tests.conformance.code import write
 from tests.conformance.wire_client import Sandbox
 
 FUNCTIONS = Path(__file__).parent / "functions"
@@ -79,7 +80,7 @@ class Stock:
         """The one that waits, with code."""
         sandbox = self._next.result()
         self._next = self._threads.submit(self._boot)
-        wire_client.write(sources, sandbox.task)
+        write(sources, sandbox.task)
         return sandbox
 
     def end(self, sandbox: Sandbox) -> None:

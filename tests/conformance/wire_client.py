@@ -29,6 +29,7 @@ from typing import Any, Self
 from cli.host import ensure_containers_conf
 from core.settings import Settings
 from runtimes.registry import HERE, Runtime
+from tests.conformance.code import open_to_readers, write
 
 INIT, CALL, CANCEL, CREDIT = 1, 2, 3, 4
 HELLO, READY, INIT_ERROR, RESULT, ERROR, CHUNK, END = 16, 17, 18, 19, 20, 21, 22
@@ -394,19 +395,3 @@ def make(runtime: Runtime, sources: Mapping[str, str | bytes], root: Path) -> Sa
         (home / name).mkdir()
     write(sources, home / "task")
     return Sandbox(runtime, home / "task", home / "socket")
-
-
-def write(sources: Mapping[str, str | bytes], task: Path) -> None:
-    """Put code where a sandbox sees it, also one that has started: it looks at INIT."""
-    for name, source in sources.items():
-        path = task / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(source.encode() if isinstance(source, str) else source)
-    for path in task.rglob("*"):
-        open_to_readers(path)
-
-
-def open_to_readers(path: Path) -> None:
-    """Whoever the sandbox's user is: it reads all, and runs what is a program."""
-    is_program = path.is_dir() or path.read_bytes()[:4].startswith((b"#!", b"\x7fELF"))
-    path.chmod(0o755 if is_program else 0o644)

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from cli.calling import Seen, printable
 from cli.connection import find_connection
 from cli.failures import CliError
 from cli.invoke import Said, content_type_of, plan
+from cli.main import app
 from cli.project import as_name, open_project
 from cli.state import Running, write_running
 from cli.templates import files_of
@@ -117,6 +119,23 @@ def test_a_new_function_works_as_it_is_written(tmp_path: Path, runtime: str) -> 
     lines = done.stdout.splitlines()
     assert lines[0] == "greeting Ada"
     assert json.loads(lines[1]) == {"message": "Hello, Ada!"}
+
+
+def test_a_new_program_of_ones_own_is_executable_and_a_shell_understands_it(tmp_path: Path) -> None:
+    runner = CliRunner()
+    made = runner.invoke(app, ["init", "my-fn", "-r", "custom", "-d", str(tmp_path / "f")])
+    assert made.exit_code == 0, made.output
+    program = tmp_path / "f" / "bootstrap"
+    assert program.stat().st_mode & 0o111
+    subprocess.run(["bash", "-n", str(program)], check=True)
+    assert project_of(tmp_path / "f")[0] == "my-fn"
+
+
+def test_a_new_dart_function_is_a_package(tmp_path: Path) -> None:
+    made = files_of("dart", "my-fn")
+    assert made["pubspec.yaml"].startswith("name: f_my_fn\n")
+    assert "NAME" not in "".join(made.values())
+    assert "{package}" not in "".join(made.values())
 
 
 # --- address and key ---

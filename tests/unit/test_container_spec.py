@@ -90,9 +90,10 @@ def test_a_callers_lower_limit_of_descriptors_is_never_raised() -> None:
     assert spec(nofile=512)["r_limits"][0] == {"type": "nofile", "soft": 512, "hard": 512}
 
 
-def test_every_runtime_has_its_own_image_and_command() -> None:
-    made = [spec(runtime=name) for name in RUNTIMES]
-    assert len({tuple(s["command"]) for s in made}) == len({s["image"] for s in made}) == len(made)
+def test_an_image_has_one_command_and_runtimes_share_it_or_have_their_own() -> None:
+    made = {(s["image"], tuple(s["command"])) for s in (spec(runtime=name) for name in RUNTIMES)}
+    assert len({image for image, _ in made}) == len({command for _, command in made}) == len(made)
+    assert len(made) == len(RUNTIMES) - 1  # dart3 runs what custom runs
 
 
 def test_a_network_changes_this_and_nothing_else() -> None:

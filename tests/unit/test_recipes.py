@@ -30,6 +30,13 @@ def test_every_runtime_has_its_image_and_its_builder() -> None:
     made = {recipe.image for recipe in book.recipes()}
     builders = {r.builder_image for r in RUNTIMES.values() if r.builder_image}
     assert made == {r.image for r in RUNTIMES.values()} | builders
+    assert len(made) == len(book.recipes())
+
+
+def test_what_a_runtime_shares_lies_beside_its_own() -> None:
+    custom = next(r for r in book.recipes() if r.name == "custom")
+    places = {custom.place(path) for path in custom.sources()}
+    assert {"bridge.py", "hearth_bridge/api.py", "hearth_shim/wire.py"} <= places
 
 
 def test_every_file_a_runtime_starts_is_in_its_image() -> None:

@@ -28,7 +28,8 @@ from hearth_shim.wire import (
 from .bodies import ErrorBody, Question, Response
 from .bootstrap import NotStarted, start
 from .failures import check_size, failure, refusal
-from .http import Connection, Refusal, Request
+from .heads import Refusal, Request
+from .http import Connection
 from .streams import MODE_HEADER, Stream
 
 ROOT = b"/2018-06-01/runtime/"

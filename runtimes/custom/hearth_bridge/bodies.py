@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .failures import failure, refusal, reported, too_large
-from .http import UNLIMITED, Connection, Headers, Refusal, Request
+from .heads import Headers, Refusal, Request
+from .http import UNLIMITED, Connection
 
 if TYPE_CHECKING:
     from .api import Api, Call

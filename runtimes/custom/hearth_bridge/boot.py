@@ -16,7 +16,8 @@ from hearth_shim.wire import CALL, CANCEL, CREDIT, HELLO, INIT, PROTOCOL, Wire, 
 
 from .api import Api
 from .bootstrap import end_of, environment, exit_status
-from .http import Connection, Refusal
+from .heads import Refusal
+from .http import Connection
 
 LOOPBACK = "127.0.0.1"
 CONNECTIONS_MAX = 64

@@ -10,7 +10,8 @@ from hearth_shim.wire import CHUNK_BYTES_MAX, END
 
 from .bodies import ACCEPTED, TYPE_HEADER
 from .failures import check_size, failure, refusal, reported_by_trailers
-from .http import Connection, Headers, Refusal, Request
+from .heads import Headers, Refusal, Request
+from .http import Connection
 
 if TYPE_CHECKING:
     from .api import Api, Call
@@ -50,8 +51,8 @@ class Stream:
             self.give_up()
             return 0
         if self.prelude is not None:
-            return CHUNK_BYTES_MAX
-        return min(self.call.credit, CHUNK_BYTES_MAX)
+            return int(CHUNK_BYTES_MAX)
+        return int(min(self.call.credit, CHUNK_BYTES_MAX))
 
     def show_head(self) -> None:
         """The head is known before the first byte is: whoever reads may see it."""
@@ -138,6 +139,7 @@ def head_of(prelude: bytes) -> dict[str, Any]:
     if not isinstance(said, dict):
         raise Invalid("the response's prelude is no object")
     fields = {name: said.get(name) for name in ("headers", "cookies")}
+    head: dict[str, Any]
     head, _ = http_response({"statusCode": said.get("statusCode", 200), **fields})
     check_size(head, b"", 0)
     return head
