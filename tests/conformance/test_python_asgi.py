@@ -146,6 +146,11 @@ def test_without_credit_the_application_waits(sandbox: Sandbox) -> None:
     assert sandbox.http("/plain").body == b"whole"
 
 
+def test_tasks_may_send_at_the_same_time(sandbox: Sandbox) -> None:
+    sent = whole(sandbox.streamed(start(sandbox, "/together")))
+    assert sorted(sent) == sorted(b"a" * 300_000 + b"b" * 300_000)
+
+
 def test_a_cancel_is_a_disconnect(sandbox: Sandbox) -> None:
     call = start(sandbox, "/waits")
     assert sandbox.receive().body == b"begun"

@@ -67,8 +67,9 @@ class Channel:
             if self.wait is not None:
                 self.wait()
                 continue
-            self.waiter = asyncio.get_running_loop().create_future()
-            await self.waiter
+            if self.waiter is None or self.waiter.done():
+                self.waiter = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self.waiter)  # several tasks of an application may wait for it
         if self.is_over:
             raise CancelledError("the call was cancelled")
 

@@ -87,6 +87,14 @@ async def endless(scope, receive, send):
         raise
 
 
+async def together(scope, receive, send):
+    """Two tasks that send at the same time, each more than there is credit for."""
+    await start(send)
+    sends = [asyncio.create_task(body(send, c * 300_000, more_body=True)) for c in (b"a", b"b")]
+    await asyncio.gather(*sends)
+    await body(send)
+
+
 async def waits(scope, receive, send):
     """Begins, and ends when it hears that nobody waits."""
     await receive()
@@ -194,7 +202,7 @@ ROUTES = {
         made.__name__.replace("_", "-"): made
         for made in (
             *(tell, plain, empty, large, pieces, stream, endless, waits, deaf, silent, meet),
-            *(unfinished, twice, more, early, raises, raises_late, raises_after, leaves),
+            *(together, unfinished, twice, more, early, raises, raises_late, raises_after, leaves),
         )
     },
 }
