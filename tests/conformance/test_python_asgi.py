@@ -362,9 +362,12 @@ def test_an_event_of_the_older_format_too(sandbox: Sandbox) -> None:
     assert told["query_string"] == "a=1&a=%C3%A9"
     answer = sandbox.call(event | {"path": "/plain"}).result
     assert answer["multiValueHeaders"]["set-cookie"] == ["a=1", "b=2"]
-    balanced = {"queryStringParameters": {"a": "%C3%A9"}, "requestContext": {"elb": {}}}
-    event = {"httpMethod": "GET", "path": "/tell", "headers": {"x": "y"}, **balanced}
-    assert json.loads(sandbox.call(event).result["body"])["query_string"] == "a=%C3%A9"
+    balanced: dict[str, Any] = {
+        "queryStringParameters": {"a": "%C3%A9"},
+        "requestContext": {"elb": {}},
+    }
+    balanced |= {"httpMethod": "GET", "path": "/tell", "headers": {"x": "y"}}
+    assert json.loads(sandbox.call(balanced).result["body"])["query_string"] == "a=%C3%A9"
 
 
 def test_an_event_may_fail_as_a_request_does(sandbox: Sandbox) -> None:
