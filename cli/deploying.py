@@ -29,7 +29,10 @@ def deploy(
         str | None, typer.Option("--runtime", "-r", help="python, node, python3.13, node24.")
     ] = None,
     handler: Annotated[
-        str | None, typer.Option("--handler", help="file.function, like main.handler.")
+        str | None,
+        typer.Option(
+            "--handler", help="file.function, like main.handler; file:app for a web application."
+        ),
     ] = None,
     memory: Annotated[
         int | None, typer.Option("--memory", metavar="MB", help="Memory in MB.")

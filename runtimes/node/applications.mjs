@@ -55,7 +55,9 @@ export async function listenerOf(exported, name) {
 
 function emitting(server) {
   return (req, res) => {
-    if (!server.emit("request", req, res)) throw new NotAnApplication("the server hears no request");
+    if (!server.emit("request", req, res)) {
+      throw new NotAnApplication("the server hears no request");
+    }
   };
 }
 

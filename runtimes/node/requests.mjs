@@ -12,8 +12,8 @@ export class NotAnHttpEvent extends Error {
 }
 
 /**
- * {method, path, query, headers [[lower-case name, value], …], sourceIp, version, body, form}: `path`
- * is as it was sent, `form` that of the event, undefined for a request over HTTP.
+ * {method, path, query, headers [[lower-case name, value], …], sourceIp, version, body, form}:
+ * `path` is as it was sent, `form` that of the event, undefined for a request over HTTP.
  */
 export function requestOf(head, body, name) {
   if (head.kind === "http") {
@@ -28,8 +28,8 @@ export function requestOf(head, body, name) {
     return fromEvent1(event);
   }
   throw new NotAnHttpEvent(
-    `${name} is a web application: call it over HTTP at /function/${name}/, or with an HTTP event ` +
-      "of API Gateway (payload format 2.0 or 1.0) or of a load balancer",
+    `${name} is a web application: call it over HTTP at /function/${name}/, or with an HTTP ` +
+      "event of API Gateway (payload format 2.0 or 1.0) or of a load balancer",
   );
 }
 

@@ -146,6 +146,11 @@ def test_without_credit_the_application_waits(sandbox: Sandbox) -> None:
     assert sandbox.http("/plain").body == b"whole"
 
 
+def test_tasks_may_send_at_the_same_time(sandbox: Sandbox) -> None:
+    sent = whole(sandbox.streamed(start(sandbox, "/together")))
+    assert sorted(sent) == sorted(b"a" * 300_000 + b"b" * 300_000)
+
+
 def test_a_cancel_is_a_disconnect(sandbox: Sandbox) -> None:
     call = start(sandbox, "/waits")
     assert sandbox.receive().body == b"begun"
@@ -357,9 +362,12 @@ def test_an_event_of_the_older_format_too(sandbox: Sandbox) -> None:
     assert told["query_string"] == "a=1&a=%C3%A9"
     answer = sandbox.call(event | {"path": "/plain"}).result
     assert answer["multiValueHeaders"]["set-cookie"] == ["a=1", "b=2"]
-    balanced = {"queryStringParameters": {"a": "%C3%A9"}, "requestContext": {"elb": {}}}
-    event = {"httpMethod": "GET", "path": "/tell", "headers": {"x": "y"}, **balanced}
-    assert json.loads(sandbox.call(event).result["body"])["query_string"] == "a=%C3%A9"
+    balanced: dict[str, Any] = {
+        "queryStringParameters": {"a": "%C3%A9"},
+        "requestContext": {"elb": {}},
+    }
+    balanced |= {"httpMethod": "GET", "path": "/tell", "headers": {"x": "y"}}
+    assert json.loads(sandbox.call(balanced).result["body"])["query_string"] == "a=%C3%A9"
 
 
 def test_an_event_may_fail_as_a_request_does(sandbox: Sandbox) -> None:

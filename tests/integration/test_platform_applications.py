@@ -73,6 +73,8 @@ def test_fastapi_is_served_as_it_stands(platform: Platform, client: httpx.Client
     assert client.get(f"{shop}/items/", follow_redirects=False).headers["location"] == (
         f"{platform.url}{shop}/items"
     )
+    made = client.post(f"{shop}:latest/items", json={"name": "peat", "price": 1})
+    assert made.json()["item"].startswith(f"{platform.url}{shop}:latest/items/")
     assert client.head(f"{shop}/openapi.json").text == ""
     assert client.get(f"{shop}/openapi.json").json()["servers"] == [{"url": shop}]
     with client.stream("GET", f"{shop}/countdown?start=1") as answer:

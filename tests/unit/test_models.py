@@ -193,6 +193,20 @@ def test_handlers_of_every_language_can_be_named(handler: str) -> None:
     assert settled({"runtime": "python", "handler": handler}).handler == handler
 
 
+@pytest.mark.parametrize("handler", ["main:app", "src/shop.web:app.wsgi_app", "server:$app"])
+@pytest.mark.parametrize("runtime", ["python", "node"])
+def test_web_applications_can_be_named(runtime: str, handler: str) -> None:
+    assert settled({"runtime": runtime, "handler": handler}).handler == handler
+
+
+@pytest.mark.parametrize(
+    "handler",
+    ["main:", ":app", "main:app:x", "main:create_app()", "main:a/b", "main:1", "../m:app", "m: a"],
+)
+def test_applications_that_cannot_be_named_are_refused(handler: str) -> None:
+    assert refused({"handler": handler}) == ["handler"]
+
+
 @pytest.mark.parametrize("handler", ["", "../x.y", "/etc/passwd", "a b", "a\n.b", "-x.y", "a//b.c"])
 def test_handlers_that_lead_elsewhere_are_refused(handler: str) -> None:
     assert refused({"handler": handler}) == ["handler"]

@@ -6,13 +6,14 @@ import asyncio
 from asyncio import AbstractEventLoop, CancelledError, Future, current_task, sleep
 from collections.abc import Callable, Coroutine
 from os import getpid
-from typing import Any
+from typing import Any, TypeVar
 
 from .answers import Answer, check_head, failure, refusal
 from .responses import http_response
 from .values import encode, encode_text
 from .wire import CANCEL, CHUNK, CHUNK_BYTES_MAX, CREDIT_BYTES, END, ERROR, Wire, credit_of
 
+T = TypeVar("T")
 OCTETS = {"status": 200, "headers": [("content-type", "application/octet-stream")]}
 
 
@@ -67,8 +68,9 @@ class Channel:
             if self.wait is not None:
                 self.wait()
                 continue
-            self.waiter = asyncio.get_running_loop().create_future()
-            await self.waiter
+            if self.waiter is None or self.waiter.done():
+                self.waiter = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self.waiter)  # several tasks of an application may wait for it
         if self.is_over:
             raise CancelledError("the call was cancelled")
 
@@ -179,11 +181,11 @@ async def close(source: Any) -> None:
         source.close()
 
 
-def at_once(work: Coroutine[Any, Any, Answer]) -> Answer:
+def at_once(work: Coroutine[Any, Any, T]) -> T:
     """Run what is asynchronous in form only: a plain generator, on a channel that blocks."""
     try:
         work.send(None)
     except StopIteration as done:
-        answer: Answer = done.value
-        return answer
+        value: T = done.value
+        return value
     raise RuntimeError("a stream waited for a loop that it has not")

@@ -3,29 +3,32 @@
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
-seen = []
-gates = {}
+seen: list[str] = []
+gates: dict[str, asyncio.Event] = {}
 
 
-async def start(send, status=200, headers=((b"content-type", b"text/plain"),)):
+async def start(
+    send: Any, status: int = 200, headers: Any = ((b"content-type", b"text/plain"),)
+) -> None:
     await send({"type": "http.response.start", "status": status, "headers": list(headers)})
 
 
-async def body(send, data=b"", **more):
+async def body(send: Any, data: bytes = b"", **more: Any) -> None:
     await send({"type": "http.response.body", "body": data, **more})
 
 
-async def app(scope, receive, send):
+async def app(scope: Any, receive: Any, send: Any) -> None:
     """Speaks no lifespan. Its first path segment says what it does."""
     assert scope["type"] == "http"
     await ROUTES[scope["path"].removeprefix(scope["root_path"]).split("/")[1]](scope, receive, send)
 
 
-async def tell(scope, receive, send):
+async def tell(scope: Any, receive: Any, send: Any) -> None:
     """The scope and the body, as JSON."""
     request = await receive()
-    told = {}
+    told: dict[str, Any] = {}
     for name, value in scope.items():
         if isinstance(value, bytes):
             told[name] = value.decode("latin-1")
@@ -41,30 +44,30 @@ async def tell(scope, receive, send):
     await body(send, json.dumps(told).encode())
 
 
-async def plain(scope, receive, send):
+async def plain(scope: Any, receive: Any, send: Any) -> None:
     cookies = [(b"Set-Cookie", b"a=1"), (b"set-cookie", b"b=2"), (b"x-raw", "é".encode())]
     await start(send, 201, cookies)
     await body(send, b"whole")
 
 
-async def empty(scope, receive, send):
+async def empty(scope: Any, receive: Any, send: Any) -> None:
     await start(send, 204, [])
     await body(send)
 
 
-async def large(scope, receive, send):
+async def large(scope: Any, receive: Any, send: Any) -> None:
     await start(send)
     await body(send, b"x" * int(scope["query_string"]))
 
 
-async def pieces(scope, receive, send):
+async def pieces(scope: Any, receive: Any, send: Any) -> None:
     """As a middleware makes one answer into several messages."""
     await start(send, headers=[(b"content-length", b"5")])
     await body(send, b"whole", more_body=True)
     await body(send)
 
 
-async def stream(scope, receive, send):
+async def stream(scope: Any, receive: Any, send: Any) -> None:
     await start(send)
     for name in ("go", "on"):
         while not Path(name).exists():
@@ -73,7 +76,7 @@ async def stream(scope, receive, send):
     await body(send, b"end")
 
 
-async def endless(scope, receive, send):
+async def endless(scope: Any, receive: Any, send: Any) -> None:
     """Writes what it sends, until nobody reads."""
     await start(send)
     number = 0
@@ -87,7 +90,15 @@ async def endless(scope, receive, send):
         raise
 
 
-async def waits(scope, receive, send):
+async def together(scope: Any, receive: Any, send: Any) -> None:
+    """Two tasks that send at the same time, each more than there is credit for."""
+    await start(send)
+    sends = [asyncio.create_task(body(send, c * 300_000, more_body=True)) for c in (b"a", b"b")]
+    await asyncio.gather(*sends)
+    await body(send)
+
+
+async def waits(scope: Any, receive: Any, send: Any) -> None:
     """Begins, and ends when it hears that nobody waits."""
     await receive()
     await start(send)
@@ -96,7 +107,7 @@ async def waits(scope, receive, send):
     await body(send, b"", more_body=False)
 
 
-async def deaf(scope, receive, send):
+async def deaf(scope: Any, receive: Any, send: Any) -> None:
     """Does not care who waits."""
     print("begun", flush=True)
     try:
@@ -105,68 +116,68 @@ async def deaf(scope, receive, send):
         print("ended")
 
 
-async def silent(scope, receive, send):
+async def silent(scope: Any, receive: Any, send: Any) -> None:
     await receive()
 
 
-async def unfinished(scope, receive, send):
+async def unfinished(scope: Any, receive: Any, send: Any) -> None:
     await start(send)
     await body(send, b"some", more_body=True)
 
 
-async def twice(scope, receive, send):
+async def twice(scope: Any, receive: Any, send: Any) -> None:
     await start(send)
     await start(send)
 
 
-async def more(scope, receive, send):
+async def more(scope: Any, receive: Any, send: Any) -> None:
     await start(send)
     await body(send, b"all")
     await body(send, b"more")
 
 
-async def early(scope, receive, send):
+async def early(scope: Any, receive: Any, send: Any) -> None:
     await body(send, b"early")
 
 
-async def raises(scope, receive, send):
+async def raises(scope: Any, receive: Any, send: Any) -> None:
     raise ValueError("no ördér")
 
 
-async def raises_late(scope, receive, send):
+async def raises_late(scope: Any, receive: Any, send: Any) -> None:
     await start(send)
     await body(send, b"some", more_body=True)
     raise ValueError("no ördér")
 
 
-async def raises_after(scope, receive, send):
+async def raises_after(scope: Any, receive: Any, send: Any) -> None:
     """As Starlette does: an error page, and the error for the server's log."""
     await start(send, 500)
     await body(send, b"sorry")
     raise ValueError("no ördér")
 
 
-async def leaves(scope, receive, send):
+async def leaves(scope: Any, receive: Any, send: Any) -> None:
     raise SystemExit(3)
 
 
-def odd(message):
-    async def serve(scope, receive, send):
+def odd(message: Any) -> Any:
+    async def serve(scope: Any, receive: Any, send: Any) -> None:
         await start(send)
         await send(message)
 
     return serve
 
 
-def odd_start(**fields):
-    async def serve(scope, receive, send):
+def odd_start(**fields: Any) -> Any:
+    async def serve(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, **fields})
         await body(send, b"never")
 
     return serve
 
 
-async def meet(scope, receive, send):
+async def meet(scope: Any, receive: Any, send: Any) -> None:
     """Answers once as many requests as its query says are there."""
     print(f"here {scope['path']}")
     seen.append(scope["path"])
@@ -194,7 +205,7 @@ ROUTES = {
         made.__name__.replace("_", "-"): made
         for made in (
             *(tell, plain, empty, large, pieces, stream, endless, waits, deaf, silent, meet),
-            *(unfinished, twice, more, early, raises, raises_late, raises_after, leaves),
+            *(together, unfinished, twice, more, early, raises, raises_late, raises_after, leaves),
         )
     },
 }
@@ -203,7 +214,7 @@ ROUTES = {
 class Living:
     """An application with a lifespan."""
 
-    async def __call__(self, scope, receive, send):
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "lifespan":
             await start(send)
             await body(send, scope["state"]["told"].encode())
@@ -221,14 +232,14 @@ class Living:
 living = Living()
 
 
-async def fails(scope, receive, send):
+async def fails(scope: Any, receive: Any, send: Any) -> None:
     """Says that it cannot start."""
     if scope["type"] == "lifespan":
         await receive()
         await send({"type": "lifespan.startup.failed", "message": "no database"})
 
 
-async def fails_loudly(scope, receive, send):
+async def fails_loudly(scope: Any, receive: Any, send: Any) -> None:
     """As Starlette does: says so, and raises what it was."""
     if scope["type"] == "lifespan":
         await receive()
@@ -236,31 +247,31 @@ async def fails_loudly(scope, receive, send):
         raise KeyError("no database")
 
 
-async def breaks(scope, receive, send):
+async def breaks(scope: Any, receive: Any, send: Any) -> None:
     """Raises in its startup without a word."""
     if scope["type"] == "lifespan":
         await receive()
         raise KeyError("no database")
 
 
-async def hangs(scope, receive, send):
+async def hangs(scope: Any, receive: Any, send: Any) -> None:
     """Never comes to an end of its startup."""
     print("hanging", flush=True)
     await asyncio.sleep(600)
 
 
-async def naive(scope, receive, send):
+async def naive(scope: Any, receive: Any, send: Any) -> None:
     """Takes everything for a request."""
     await receive()
     await start(send)
     await body(send, b"naive")
 
 
-async def leaves_at_start(scope, receive, send):
+async def leaves_at_start(scope: Any, receive: Any, send: Any) -> None:
     raise SystemExit("no database")
 
 
-def wrapped(scope, receive, send):
+def wrapped(scope: Any, receive: Any, send: Any) -> Any:
     """Not async itself."""
     return plain(scope, receive, send)
 
@@ -268,23 +279,23 @@ def wrapped(scope, receive, send):
 class Endpoint:
     """A class whose instances are awaited, as Starlette's endpoints are."""
 
-    def __init__(self, scope, receive, send):
+    def __init__(self, scope: Any, receive: Any, send: Any) -> None:
         self.parts = scope, receive, send
 
-    def __await__(self):
+    def __await__(self) -> Any:
         return app(*self.parts).__await__()
 
 
-def of_asgi_2(scope):
+def of_asgi_2(scope: Any) -> None:
     """The application interface of old."""
 
 
-def create_app():
+def create_app() -> Any:
     """A factory."""
     return app
 
 
-def handler(event, context, more, still_more):
+def handler(event: Any, context: Any, more: Any, still_more: Any) -> None:
     """No application at all."""
 
 

@@ -26,8 +26,9 @@ const routes = {
     res.writeHead(200, { "Content-Type": "application/json" });
     const { method, url, httpVersion, headers, rawHeaders, complete } = req;
     const { remoteAddress, encrypted } = req.socket;
-    const told = { method, url, httpVersion, headers, rawHeaders, complete, body: body.toString("latin1") };
-    res.end(JSON.stringify({ ...told, remoteAddress, encrypted }));
+    const told = { method, url, httpVersion, headers, rawHeaders, complete };
+    const text = body.toString("latin1");
+    res.end(JSON.stringify({ ...told, body: text, remoteAddress, encrypted }));
   },
   whole(req, res) {
     res.statusCode = 201;

@@ -5,34 +5,35 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 TEXT = [("Content-Type", "text/plain")]
 loaded = os.getpid()
-seen = []
+seen: list[int] = []
 
 
 class Pieces:
     """What an application returns, and whether it is closed."""
 
-    def __init__(self, made, closing=None):
+    def __init__(self, made: Any, closing: BaseException | None = None) -> None:
         self.made = made
         self.closing = closing
 
-    def __iter__(self):
+    def __iter__(self) -> Any:
         return iter(self.made)
 
-    def close(self):
+    def close(self) -> None:
         print("closed")
         if self.closing is not None:
             raise self.closing
 
 
-def app(environ, start_response):
+def app(environ: Any, start_response: Any) -> Any:
     """Its first path segment says what it does."""
     return ROUTES[environ["PATH_INFO"].split("/")[1]](environ, start_response)
 
 
-def tell(environ, start_response):
+def tell(environ: Any, start_response: Any) -> Any:
     plain = {k: v for k, v in environ.items() if isinstance(v, (str, bool, tuple))}
     plain["body"] = environ["wsgi.input"].read().decode("latin-1")
     plain["request_id"] = environ["hearth.context"].aws_request_id
@@ -41,34 +42,34 @@ def tell(environ, start_response):
     return [json.dumps(plain).encode()]
 
 
-def whole(environ, start_response):
+def whole(environ: Any, start_response: Any) -> Any:
     cookies = [("Set-Cookie", "a=1"), ("set-cookie", "b=2"), ("x-raw", "Ã©")]
     start_response("201 Created", cookies)
     return [b"whole"]
 
 
-def empty(environ, start_response):
+def empty(environ: Any, start_response: Any) -> Any:
     start_response("204 No Content", [])
     return []
 
 
-def length(environ, start_response):
+def length(environ: Any, start_response: Any) -> Any:
     """As frameworks do: an iterator of one piece, and a length."""
     start_response("200 OK", [("Content-Length", "5")])
     return Pieces(iter([b"", b"whole", b""]))
 
 
-def longer(environ, start_response):
+def longer(environ: Any, start_response: Any) -> Any:
     start_response("200 OK", [("Content-Length", "5")])
     return iter([b"whole", b"and more"])
 
 
-def stream(environ, start_response):
+def stream(environ: Any, start_response: Any) -> Any:
     start_response("200 OK", TEXT)
     return Pieces(steps())
 
 
-def steps():
+def steps() -> Any:
     for name in ("go", "on"):
         while not Path(name).exists():
             time.sleep(0.005)
@@ -76,19 +77,19 @@ def steps():
     yield b"end"
 
 
-def late(environ, start_response):
+def late(environ: Any, start_response: Any) -> Any:
     """A generator: start_response is called when it is first asked."""
     start_response("200 OK", TEXT)
     yield b"la"
     yield b"te"
 
 
-def endless(environ, start_response):
+def endless(environ: Any, start_response: Any) -> Any:
     start_response("200 OK", TEXT)
     return Pieces(numbers())
 
 
-def numbers():
+def numbers() -> Any:
     number = 0
     while True:
         print(number)
@@ -96,7 +97,7 @@ def numbers():
         number += 1
 
 
-def writes(environ, start_response):
+def writes(environ: Any, start_response: Any) -> Any:
     write = start_response("200 OK", TEXT)
     write(b"written ")
     write(b"")
@@ -104,7 +105,7 @@ def writes(environ, start_response):
     return Pieces([b"and returned"])
 
 
-def writes_endlessly(environ, start_response):
+def writes_endlessly(environ: Any, start_response: Any) -> Any:
     write = start_response("200 OK", TEXT)
     for number in range(10_000):
         print(number)
@@ -112,7 +113,7 @@ def writes_endlessly(environ, start_response):
     return []
 
 
-def corrected(environ, start_response):
+def corrected(environ: Any, start_response: Any) -> Any:
     start_response("200 OK", TEXT)
     try:
         raise ValueError("no ördér")
@@ -121,7 +122,7 @@ def corrected(environ, start_response):
     return [b"sorry"]
 
 
-def corrected_late(environ, start_response):
+def corrected_late(environ: Any, start_response: Any) -> Any:
     start_response("200 OK", TEXT)
     yield b"some"
     try:
@@ -131,58 +132,58 @@ def corrected_late(environ, start_response):
     yield b"never"
 
 
-def twice(environ, start_response):
+def twice(environ: Any, start_response: Any) -> Any:
     start_response("200 OK", TEXT)
     start_response("200 OK", TEXT)
     return [b"never"]
 
 
-def silent(environ, start_response):
+def silent(environ: Any, start_response: Any) -> Any:
     return []
 
 
-def early(environ, start_response):
+def early(environ: Any, start_response: Any) -> Any:
     return [b"early"]
 
 
-def raises(environ, start_response):
+def raises(environ: Any, start_response: Any) -> Any:
     raise ValueError("no ördér")
 
 
-def raises_late(environ, start_response):
+def raises_late(environ: Any, start_response: Any) -> Any:
     start_response("200 OK", TEXT)
     yield b"some"
     raise ValueError("no ördér")
 
 
-def closes_badly(environ, start_response):
+def closes_badly(environ: Any, start_response: Any) -> Any:
     start_response("200 OK", [("Content-Length", "5")])
     return Pieces([b"whole"], ValueError("no ördér"))
 
 
-def breaks(environ, start_response):
+def breaks(environ: Any, start_response: Any) -> Any:
     start_response("200 OK", TEXT)
     return Pieces(raising())
 
 
-def raising():
+def raising() -> Any:
     raise ValueError("no ördér")
     yield b"never"
 
 
-def leaves(environ, start_response):
+def leaves(environ: Any, start_response: Any) -> Any:
     sys.exit(3)
 
 
-def forgets(environ, start_response):
+def forgets(environ: Any, start_response: Any) -> Any:
     """Whether anything is left of the requests before."""
     seen.append(1)
     start_response("200 OK", TEXT)
     return [f"{len(seen)} {os.getpid() != loaded}".encode()]
 
 
-def odd(status="200 OK", headers=TEXT, answer=(b"never",)):
-    def serve(environ, start_response):
+def odd(status: Any = "200 OK", headers: Any = TEXT, answer: Any = (b"never",)) -> Any:
+    def serve(environ: Any, start_response: Any) -> Any:
         start_response(status, headers)
         return answer
 
@@ -214,19 +215,19 @@ ROUTES = {
 class Application:
     """An application as an object, and as a class whose instances are iterated."""
 
-    def __init__(self, environ=None, start_response=None):
+    def __init__(self, environ: Any = None, start_response: Any = None) -> None:
         self.parts = environ, start_response
 
-    def __call__(self, environ, start_response):
+    def __call__(self, environ: Any, start_response: Any) -> Any:
         return app(environ, start_response)
 
-    def __iter__(self):
+    def __iter__(self) -> Any:
         return iter(app(*self.parts))
 
 
 an_object = Application()
 
 
-def of_any(*parts):
+def of_any(*parts: Any) -> Any:
     """Takes whatever it is given."""
     return app(*parts)
