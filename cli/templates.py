@@ -20,6 +20,8 @@ handler = "main.handler"  # the file main{suffix}, its function handler
 memory_mb = 128
 timeout_s = 10
 
+# exclude = ["tests/"]  # what deploy leaves here, as in .gitignore
+
 # [env]
 # GREETING = "Hello"
 """

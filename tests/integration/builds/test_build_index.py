@@ -64,6 +64,20 @@ def files_below(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
 
+def offer_some(package_index: PackageIndex) -> None:
+    """A wheel, a package of a scope, and one that fails and talks."""
+    # It prints what it can read: that much an installation may do, and the log hides it.
+    talks = (
+        "import pathlib, sys\n"
+        "def build_wheel(*_):\n"
+        "    print(pathlib.Path('/src/settings/netrc').read_text(), 'was read', flush=True)\n"
+        "    sys.exit(1)\n"
+    )
+    package_index.source("talker", "1", talks)
+    package_index.wheel("quiet", "2", {"quiet.py": b"x = 1\n"})
+    package_index.package("@own/lib", "1.0.0", files={"index.js": b"module.exports = 1\n"})
+
+
 def test_a_password_reaches_the_tools_and_nothing_that_can_be_seen(
     deploy: Callable[..., tuple[Version, str]],
     workshop_with_podman: Workshop,
@@ -84,16 +98,7 @@ def test_a_password_reaches_the_tools_and_nothing_that_can_be_seen(
         return run(self, wanted, write=write, tick=look)
 
     monkeypatch.setattr(BuildSandbox, "run", watched)
-    # It prints what it can read: that much an installation may do, and the log hides it.
-    talks = (
-        "import pathlib, sys\n"
-        "def build_wheel(*_):\n"
-        "    print(pathlib.Path('/src/settings/netrc').read_text(), 'was read', flush=True)\n"
-        "    sys.exit(1)\n"
-    )
-    package_index.source("talker", "1", talks)
-    package_index.wheel("quiet", "2", {"quiet.py": b"x = 1\n"})
-    package_index.package("@own/lib", "1.0.0", files={"index.js": b"module.exports = 1\n"})
+    offer_some(package_index)
     version, log = deploy(python("quiet"))
     assert version.status is VersionStatus.ACTIVE, log
     assert f"from {package_index.url('/simple/')}" in log
