@@ -224,6 +224,22 @@ def test_a_version_that_is_too_large_names_its_largest_packages(
     assert "reused" in log
 
 
+def test_links_to_the_archives_own_packages_and_workspaces_are_installed(
+    deploy: Callable[..., tuple[Version, str]], workshop_with_podman: Workshop
+) -> None:
+    inner = json.dumps({"name": "inner", "version": "1.0.0"})
+    files = node(dependencies={"inner": "file:libs/inner"}, workspaces=["packages/*"])
+    files |= {"libs/inner/package.json": inner, "packages/w/package.json": '{"name": "w"}'}
+    made, log = deploy(files, "node24")
+    assert made.status is VersionStatus.ACTIVE, log
+    shop = workshop_with_podman
+    path = shop.settings.run_dir / "layer"
+    shop.store.fetch(object_key(made.function_id, made.layers[1]), path)
+    with tarfile.open(path) as layer:
+        links = {member.name: member.linkname for member in layer if member.issym()}
+    assert links == {"node_modules/inner": "../libs/inner", "node_modules/w": "../packages/w"}
+
+
 def test_a_shrinkwrap_is_followed_and_goes_before_a_lock(
     deploy: Callable[..., tuple[Version, str]],
     workshop_with_podman: Workshop,
