@@ -21,7 +21,8 @@ from tests.integration.builds.conftest import Workshop, containers_of
 
 pytestmark = pytest.mark.podman
 
-SECRETS = (PASSWORD, quote(PASSWORD, safe=""))
+PROXY = "http://user:pr0xyword@192.0.2.99:9"  # nothing here is asked through it
+SECRETS = (PASSWORD, quote(PASSWORD, safe=""), "pr0xyword")
 Files = dict[str, str | bytes]
 
 
@@ -68,9 +69,10 @@ def offer_some(package_index: PackageIndex) -> None:
     """A wheel, a package of a scope, and one that fails and talks."""
     # It prints what it can read: that much an installation may do, and the log hides it.
     talks = (
-        "import pathlib, sys\n"
+        "import os, pathlib, sys\n"
+        "found = pathlib.Path('/src/settings/netrc').read_text(), os.environ.get('https_proxy')\n"
         "def build_wheel(*_):\n"
-        "    print(pathlib.Path('/src/settings/netrc').read_text(), 'was read', flush=True)\n"
+        "    print(*found, 'was read', flush=True)\n"
         "    sys.exit(1)\n"
     )
     package_index.source("talker", "1", talks)
@@ -106,9 +108,10 @@ def test_a_password_reaches_the_tools_and_nothing_that_can_be_seen(
     assert "quiet 2 (" in log
     scoped, told = deploy(node(dependencies={"@own/lib": "1"}), "node24", name="scoped")
     assert scoped.status is VersionStatus.ACTIVE, told
+    monkeypatch.setenv("https_proxy", PROXY)
     failed, said = deploy(python("talker"), name="talker")
     assert failed.status is VersionStatus.FAILED
-    assert "was read" in said
+    assert "http://***@192.0.2.99:9 was read" in said
     assert any("netrc" in text for text in inspected), "the containers were looked at"
     layers = b""
     for made in (version, scoped):
