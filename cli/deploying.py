@@ -63,8 +63,8 @@ def deploy(
 ) -> None:
     """Build and activate a function's next version.
 
-    What .gitignore leaves out stays here. Flags win over hearth.toml. A build that fails changes
-    nothing: the version before still answers.
+    What .gitignore leaves out stays here, and what hearth.toml excludes. Flags win over
+    hearth.toml. A build that fails changes nothing: the version before still answers.
 
     [dim]hearth deploy examples/thumbnail
     hearth deploy hello.py --name hi --memory 256 --env GREETING=Hi[/]

@@ -19,6 +19,8 @@ runtime = "{runtime}"
 {handler}memory_mb = 128
 timeout_s = 10
 
+# exclude = ["tests/"]  # what deploy leaves here, as in .gitignore
+
 # [env]
 # GREETING = "Hello"
 """

@@ -41,6 +41,7 @@ _NOT_THERE = re.compile(
     r"^npm (?:error|ERR!) 404 +(?P<says>'[^']+' is not in this registry|The requested .*\S)", _M
 )
 _NO_VERSION = re.compile(r"^npm (?:error|ERR!) notarget (?P<says>No matching version .*\S)", _M)
+_AWAY = re.compile(r"^npm (?:error|ERR!) (?P<says>request to \S+ failed, reason: .*\S)", _M)
 _PEERS = re.compile(r"^npm (?:error|ERR!) ERESOLVE (?P<says>.*\S)", _M)
 _WANTED = re.compile(r"^npm (?:error|ERR!) +(?P<says>(?:peer|peerOptional|dev)? ?\S+@\".*\S)", _M)
 
@@ -79,7 +80,7 @@ def _known(tool: str, text: str) -> Iterator[tuple[str, str]]:
         )
     if (name := _wrong_hash(text)) is not None:
         yield f"{name} is not the file whose hash the list names", ""
-    for pattern in (_NOT_THERE, _NO_VERSION):
+    for pattern in (_NOT_THERE, _NO_VERSION, _AWAY):
         if found := pattern.search(text):
             yield found["says"], ""
     if peers := _PEERS.search(text):

@@ -136,6 +136,10 @@ def test_a_redeploy_with_the_same_dependencies_installs_nothing(
         assert not [line for line in log.splitlines() if line.startswith("$ ")], log
         photo = (EXAMPLES / "thumbnail" / "photo.jpg").read_bytes()
         assert client.post("/function/thumbnail", content=photo).status_code == 200
+    held = (platform.settings.data_dir / "code").glob("*/tree/.hearth/site-packages/PIL/Image.py")
+    copies = [path.stat() for path in held]
+    assert len(copies) >= 3, "two versions, and the layer that they share"
+    assert len({facts.st_ino for facts in copies}) == 1
 
 
 def test_orders_routes_and_methods(platform: Platform) -> None:

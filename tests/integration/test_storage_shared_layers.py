@@ -22,6 +22,38 @@ from tests.integration.test_storage_code_cache_processes import start
 FILE_BYTES = 300_000
 LIBRARY = Path(".hearth/site-packages/lib")
 
+# A process that comes to one of three points and waits there to be killed.
+KILLED = """
+import storage.code_cache as it
+from pathlib import Path
+from typing import Any
+def stop(*_):
+    say("here")
+    sys.stdin.read()
+real = it.overlay
+def overlay(files, root):
+    facts = real(files, root)
+    if len(files) == 2 and at == "linked":
+        stop()
+    return facts
+it.overlay = overlay
+mark = it._mark
+def marked(slot, facts, layers):
+    made = mark(slot, facts, layers)
+    if layers and at == "kept":
+        stop()
+    return made
+it._mark = marked
+if at == "named":
+    remember = CodeCache._remember
+    def remembered(self, name, marker):
+        if marker.needs:
+            stop()
+        return remember(self, name, marker)
+    CodeCache._remember = remembered
+CodeCache(root, store, 1 << 30).tree(sys.argv[3], layers, "default")
+"""
+
 
 @pytest.fixture
 def store(tmp_path: Path) -> Counting:
@@ -163,6 +195,18 @@ def test_a_layer_without_trees_stays_for_the_next_until_room_is_needed(
     assert layers_on_disk(tmp_path) == set()
 
 
+def test_a_layer_goes_with_its_last_tree_when_that_was_used_late(
+    store: Counting, tmp_path: Path
+) -> None:
+    layer, mine = layer_of(store, tmp_path), code(store, tmp_path)
+    cache = CodeCache(tmp_path / "code", store, 3 * FILE_BYTES)
+    cache.tree(FUNCTION, [mine, layer], "default")
+    cache.tree(FUNCTION, [code(store, tmp_path, b"other")])
+    cache.tree(FUNCTION, [mine, layer], "default")
+    last = cache.tree(FUNCTION, [code(store, tmp_path, b"x" * 3 * FILE_BYTES)])
+    assert slots(tmp_path) == {last.parent.name}
+
+
 def test_the_next_process_knows_what_is_shared(store: Counting, tmp_path: Path) -> None:
     layer, mine = layer_of(store, tmp_path), code(store, tmp_path)
     CodeCache(tmp_path / "code", store, 100 * MIB).tree(FUNCTION, [mine, layer], "default")
@@ -194,42 +238,24 @@ def test_damage_to_a_shared_file_is_found_and_mended_for_each_tree(
     assert scratch(tmp_path) == []
 
 
+def test_damage_is_not_linked_on_by_a_process_that_had_found_the_layer_whole(
+    cache: CodeCache, store: Counting, tmp_path: Path
+) -> None:
+    layer = layer_of(store, tmp_path)
+    mine, other = ([code(store, tmp_path, text), layer] for text in (b"1", b"2"))
+    cache.tree(FUNCTION, mine, "default")
+    tree = again(store, tmp_path).tree(FUNCTION, other, "default")
+    (tree / LIBRARY / "__init__.py").write_bytes(b"cut")
+    assert cache.tree(FUNCTION, other, "default") == tree
+    assert (tree / LIBRARY / "__init__.py").stat().st_size == FILE_BYTES
+
+
 @pytest.mark.parametrize("at", ["linked", "kept", "named"])
 def test_a_process_killed_while_it_links_leaves_no_use_behind(
     at: str, store: Counting, tmp_path: Path
 ) -> None:
     layer, mine = layer_of(store, tmp_path), code(store, tmp_path)
-    script = f"""
-import storage.code_cache as it
-from pathlib import Path
-from typing import Any
-def stop(*_):
-    say("here")
-    sys.stdin.read()
-real = it.overlay
-def overlay(files, root):
-    facts = real(files, root)
-    if len(files) == 2 and {at == "linked"}:
-        stop()
-    return facts
-it.overlay = overlay
-mark = it._mark
-def marked(slot, facts, layers):
-    made = mark(slot, facts, layers)
-    if layers and {at == "kept"}:
-        stop()
-    return made
-it._mark = marked
-if {at == "named"}:
-    remember = CodeCache._remember
-    def remembered(self, name, marker):
-        if marker.needs:
-            stop()
-        return remember(self, name, marker)
-    CodeCache._remember = remembered
-CodeCache(root, store, 1 << 30).tree(sys.argv[3], layers, "default")
-"""
-    child = start(script, tmp_path, store, mine, layer)
+    child = start(f"at = {at!r}\n{KILLED}", tmp_path, store, mine, layer)
     assert child.stdout is not None
     assert child.stdout.readline() == b"here\n"
     with child:

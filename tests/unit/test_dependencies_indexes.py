@@ -8,7 +8,7 @@ import pytest
 
 from core.errors import BuildFailed
 from core.settings import Settings
-from worker.indexes import host_port, node_index, python_index
+from worker.indexes import Indexes, host_port, node_index, python_index
 from worker.private_indexes import Places, places
 
 DEFAULT = "default https://index.test/simple files.test\n"
@@ -77,6 +77,22 @@ def test_a_password_is_taken_out_of_whatever_can_be_seen() -> None:
 def test_a_changed_password_makes_no_layer_stale() -> None:
     keys = {python_index(Places(f"https://u:{word}@mine.test"), "").identity for word in "ab"}
     assert len(keys) == 1
+
+
+def test_a_proxys_password_goes_into_the_file_that_the_shell_reads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("HTTPS_PROXY", "http://u:it's@proxy.test:3128")
+    monkeypatch.setenv("NO_PROXY", "near.test")
+    index = Indexes().python(Places("https://mine.test"))
+    assert index.environment == {"PIP_INDEX_URL": "https://mine.test", "NO_PROXY": "near.test"}
+    line = """export HTTPS_PROXY='http://u:it'"'"'s@proxy.test:3128'\n"""
+    assert index.files == {"environment": line}
+    assert ("proxy.test", 3128) in index.hosts
+    assert "it's" in index.secrets
 
 
 def test_npm_gets_users_tokens_and_scopes_in_a_file() -> None:

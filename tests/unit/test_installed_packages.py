@@ -130,6 +130,12 @@ npm error 404 Not Found - GET index/nowhere - Not found
 npm error 404
 npm error 404  'nowhere@9' is not in this registry.
 """
+AWAY = """\
+npm error code EHOSTUNREACH
+npm error syscall connect
+npm error errno EHOSTUNREACH
+npm error request to index/@own%2flib failed, reason: connect EHOSTUNREACH 192.0.2.99:9
+"""
 LOCK = """\
 npm error code EUSAGE
 npm error
@@ -146,6 +152,7 @@ npm error Invalid: lock file's is-number@6.0.0 does not satisfy is-number@7.0.0
         ("pip", WHEEL, "uwsgi would have to be compiled: use a release that has a wheel"),
         ("npm", GYP, "@s/native would have to be compiled"),
         ("npm", NOT_THERE, "'nowhere@9' is not in this registry"),
+        ("npm", AWAY, "request to index/@own%2flib failed, reason: connect EHOSTUNREACH"),
         ("npm", LOCK, "npm ci` can only install packages when"),
         ("pip", "ERROR: No matching distribution found for x==9\n", "No matching distribution"),
         ("pip", "nothing known", "pip exit status 1"),

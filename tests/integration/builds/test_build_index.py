@@ -21,7 +21,8 @@ from tests.integration.builds.conftest import Workshop, containers_of
 
 pytestmark = pytest.mark.podman
 
-SECRETS = (PASSWORD, quote(PASSWORD, safe=""))
+PROXY = "http://user:pr0xyword@192.0.2.99:9"  # nothing here is asked through it
+SECRETS = (PASSWORD, quote(PASSWORD, safe=""), "pr0xyword")
 Files = dict[str, str | bytes]
 
 
@@ -64,6 +65,21 @@ def files_below(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
 
+def offer_some(package_index: PackageIndex) -> None:
+    """A wheel, a package of a scope, and one that fails and talks."""
+    # It prints what it can read: that much an installation may do, and the log hides it.
+    talks = (
+        "import os, pathlib, sys\n"
+        "found = pathlib.Path('/src/settings/netrc').read_text(), os.environ.get('https_proxy')\n"
+        "def build_wheel(*_):\n"
+        "    print(*found, 'was read', flush=True)\n"
+        "    sys.exit(1)\n"
+    )
+    package_index.source("talker", "1", talks)
+    package_index.wheel("quiet", "2", {"quiet.py": b"x = 1\n"})
+    package_index.package("@own/lib", "1.0.0", files={"index.js": b"module.exports = 1\n"})
+
+
 def test_a_password_reaches_the_tools_and_nothing_that_can_be_seen(
     deploy: Callable[..., tuple[Version, str]],
     workshop_with_podman: Workshop,
@@ -84,16 +100,7 @@ def test_a_password_reaches_the_tools_and_nothing_that_can_be_seen(
         return run(self, wanted, write=write, tick=look)
 
     monkeypatch.setattr(BuildSandbox, "run", watched)
-    # It prints what it can read: that much an installation may do, and the log hides it.
-    talks = (
-        "import pathlib, sys\n"
-        "def build_wheel(*_):\n"
-        "    print(pathlib.Path('/src/settings/netrc').read_text(), 'was read', flush=True)\n"
-        "    sys.exit(1)\n"
-    )
-    package_index.source("talker", "1", talks)
-    package_index.wheel("quiet", "2", {"quiet.py": b"x = 1\n"})
-    package_index.package("@own/lib", "1.0.0", files={"index.js": b"module.exports = 1\n"})
+    offer_some(package_index)
     version, log = deploy(python("quiet"))
     assert version.status is VersionStatus.ACTIVE, log
     assert f"from {package_index.url('/simple/')}" in log
@@ -101,9 +108,10 @@ def test_a_password_reaches_the_tools_and_nothing_that_can_be_seen(
     assert "quiet 2 (" in log
     scoped, told = deploy(node(dependencies={"@own/lib": "1"}), "node24", name="scoped")
     assert scoped.status is VersionStatus.ACTIVE, told
+    monkeypatch.setenv("https_proxy", PROXY)
     failed, said = deploy(python("talker"), name="talker")
     assert failed.status is VersionStatus.FAILED
-    assert "was read" in said
+    assert "http://***@192.0.2.99:9 was read" in said
     assert any("netrc" in text for text in inspected), "the containers were looked at"
     layers = b""
     for made in (version, scoped):
@@ -217,6 +225,22 @@ def test_a_version_that_is_too_large_names_its_largest_packages(
     assert grown.error is not None
     assert "big 2.1 6.0 MiB, small 3 0.2 MiB, the code itself 20.0 MiB" in grown.error
     assert "reused" in log
+
+
+def test_links_to_the_archives_own_packages_and_workspaces_are_installed(
+    deploy: Callable[..., tuple[Version, str]], workshop_with_podman: Workshop
+) -> None:
+    inner = json.dumps({"name": "inner", "version": "1.0.0"})
+    files = node(dependencies={"inner": "file:libs/inner"}, workspaces=["packages/*"])
+    files |= {"libs/inner/package.json": inner, "packages/w/package.json": '{"name": "w"}'}
+    made, log = deploy(files, "node24")
+    assert made.status is VersionStatus.ACTIVE, log
+    shop = workshop_with_podman
+    path = shop.settings.run_dir / "layer"
+    shop.store.fetch(object_key(made.function_id, made.layers[1]), path)
+    with tarfile.open(path) as layer:
+        links = {member.name: member.linkname for member in layer if member.issym()}
+    assert links == {"node_modules/inner": "../libs/inner", "node_modules/w": "../packages/w"}
 
 
 def test_a_shrinkwrap_is_followed_and_goes_before_a_lock(
