@@ -25,6 +25,7 @@ from .shared import (
 )
 from .stream import Broken, Frame, Stream
 
+PATIENCE_S = 0.25  # after a call's deadline: the executor tells it first, and hangs up
 LOADING_S = 60.0  # the executor gives up earlier
 
 
@@ -89,7 +90,7 @@ class Seat:
         facts = self._facts
         if head["kind"] == "http":
             body = dumps(http_event(head, memoryview(body), facts["function"])).encode()
-        call = Call(program, body or b"{}", head["deadline_ms"] / 1000)
+        call = Call(program, body or b"{}", head["deadline_ms"] / 1000 + PATIENCE_S)
         call.argv = [facts["function"].encode(), facts["handler"].encode()]
         call.environment = [
             *self._environment,

@@ -5,11 +5,11 @@ In the image that package stands beside this one; in a checkout it is another ru
 
 from __future__ import annotations
 
-from hearth_shim.answers import check_body, check_head, refusal  # type: ignore[import-not-found]
-from hearth_shim.requests import http_event  # type: ignore[import-not-found]
-from hearth_shim.responses import http_response  # type: ignore[import-not-found]
-from hearth_shim.values import Invalid, dumps, encode, loads  # type: ignore[import-not-found]
-from hearth_shim.wire import (  # type: ignore[import-not-found]
+from hearth_shim.answers import check_body, check_head, refusal
+from hearth_shim.requests import http_event
+from hearth_shim.responses import http_response
+from hearth_shim.values import Invalid, dumps, encode, loads
+from hearth_shim.wire import (
     CALL,
     CANCEL,
     CREDIT,

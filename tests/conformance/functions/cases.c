@@ -162,6 +162,10 @@ int main(int argc, char **argv) {
   else if (does("write")) {
     fprintf(stderr, "%s\n", text("err"));
     printf("null");
+  } else if (does("noise")) {
+    for (int byte = 0; byte < 256; byte++)
+      fputc(byte, stderr);
+    printf("null");
   } else if (does("fail")) {
     fprintf(stderr, "about to fail\n");
     return number("status");
