@@ -25,7 +25,7 @@ Boot = Callable[[str | Mapping[str, str | bytes]], Sandbox]
 # compiled to speak the Runtime API (dart3) is `custom` to a sandbox.
 LANGUAGES = {"custom": "python3.13"}
 COMPILED = {"dart3"}
-# Hosts have a suite of their own: test_wasm.py.
+# Hosts have a suite of their own: the folder wasm.
 SHIMS = [x for x in RUNTIMES.values() if x.name not in COMPILED and not x.is_hosted]
 # What its code then holds besides.
 BESIDE = {"custom": {"bootstrap": (FUNCTIONS / "cases_bootstrap").read_text()}}

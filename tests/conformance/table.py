@@ -69,11 +69,11 @@ CASES: Mapping[str, Case] = {
     ),
     "many lines, unfinished lines": Case(
         "test_a_line_without_its_end_is_there_before_the_answer",
-        "test_standard_error_is_the_log_of_the_call",
+        "test_noise_without_an_end_of_line_is_log_too",
     ),
     "binary noise in the log": Case(
         "test_bytes_past_the_languages_streams_arrive_as_they_are",
-        "test_standard_error_is_the_log_of_the_call",
+        "test_noise_without_an_end_of_line_is_log_too",
     ),
     "a line of 1 MB": Case(
         "test_a_line_of_a_megabyte_is_whole",

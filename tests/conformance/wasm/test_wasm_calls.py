@@ -133,6 +133,11 @@ def test_standard_error_is_the_log_of_the_call(cases: Seat) -> None:
     assert cases.output(2) == b"a line\n"
 
 
+def test_noise_without_an_end_of_line_is_log_too(cases: Seat) -> None:
+    cases.call({"do": "noise"})
+    assert cases.output(2) == bytes(range(256))
+
+
 def test_an_exit_status_is_the_functions_error(cases: Seat) -> None:
     head = cases.call({"do": "fail", "status": 3}).head
     assert head["code"] == "function_error"
