@@ -33,6 +33,22 @@ HANDLER = """(module
   (func (export "astray") (param i32 i32) (result i64) (i64.const 0x7fffffff00000010))
   (func (export "number") (param i32) (result i32) (local.get 0)))"""
 
+# Traps unless all of its 2 MB are zero but the four bytes it came with; then leaves none zero.
+DIRTY = """(module
+  (memory (export "memory") 32)
+  (data (i32.const 70000) "\\01\\02\\03\\04")
+  (global $seen (mut i32) (i32.const 0))
+  (func (export "_start") (local $at i32)
+    (if (global.get $seen) (then unreachable))
+    (global.set $seen (i32.const 1))
+    (if (i32.ne (i32.load (i32.const 70000)) (i32.const 0x04030201)) (then unreachable))
+    (i32.store (i32.const 70000) (i32.const 0))
+    (loop $next
+      (if (i64.ne (i64.load (local.get $at)) (i64.const 0)) (then unreachable))
+      (local.set $at (i32.add (local.get $at) (i32.const 8)))
+      (br_if $next (i32.lt_u (local.get $at) (i32.const 2097152))))
+    (memory.fill (i32.const 0) (i32.const 255) (i32.const 2097152))))"""
+
 COMMAND = '(module (memory (export "memory") 1) (func (export "_start") {}))'
 
 

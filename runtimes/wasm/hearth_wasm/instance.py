@@ -10,18 +10,17 @@ import ctypes
 import itertools
 import threading
 import time
-from ctypes import byref, c_int, c_uint64, c_void_p
+from ctypes import byref, c_uint64, c_void_p
 from typing import Any
 
 from . import native
 from .abi import exchange
+from .engine import TABLE_ELEMENTS_MAX, TABLES_MAX
 from .module import Program
 from .outputs import Pipe, Tail
 from .sleeping import Alarm
 from .streams import CALLS, STDERR
 
-TABLE_ELEMENTS_MAX = 1_000_000
-TABLES_MAX = 16
 OVER = native.error_new  # a new error each time: wasmtime takes it away
 
 NUMBERS = itertools.count(1)
@@ -33,7 +32,7 @@ class Call:
     __slots__ = (
         *("alarm", "argv", "began", "context", "deadline", "environment", "event", "failure"),
         *("memory", "memory_bytes", "memory_used", "number", "out", "out_bytes", "out_bytes_max"),
-        *("over", "program", "read", "status", "stderr", "stdout", "tail"),
+        *("over", "program", "read", "status", "stderr", "stdout", "tail", "view"),
     )
 
     def __init__(self, program: Program, event: bytes, deadline: float) -> None:
@@ -41,7 +40,7 @@ class Call:
         self.event = event
         self.deadline = deadline  # Unix time, seconds
         self.argv: list[bytes] = []
-        self.environment: list[tuple[bytes, bytes]] = []
+        self.environment: list[bytes] = []  # NAME=value
         self.memory_bytes = self.memory_used = self.out_bytes_max = 0
         self.stdout: Pipe | None = None  # of a handler's own; a command's output is its answer
         self.stderr: Pipe | None = None
@@ -50,6 +49,7 @@ class Call:
         self.read = 0  # of the event
         self.context = 0  # wasmtime's address of its store
         self.memory: Any = None  # wasmtime's handle of it, once there is an instance
+        self.view: memoryview | None = None  # of all of it, when somebody looked
         self.tail = Tail()
         self.over = ""  # why it must end: deadline, hung up, too large
         self.status: int | None = None  # of an exit
@@ -101,22 +101,13 @@ class Call:
             native.store_limiter(store, self.memory_bytes, TABLE_ELEMENTS_MAX, 1, TABLES_MAX, 1)
             native.on_epoch(store, on_epoch, key, None)
             native.set_epoch_deadline(context, 1)
-            self._give_wasi(context)
+            if self.program.needs_wasi and (error := native.set_wasi(context, native.wasi_new())):
+                raise RuntimeError(take_error(error))
             self._run_in(context)
         finally:
+            self.view = self.memory = None
             del CALLS[key]
             native.store_delete(store)
-
-    def _give_wasi(self, context: int) -> None:
-        wasi = native.wasi_new()
-        names, values = zip(*self.environment, strict=True)
-        size = len(names)
-        texts = ctypes.c_char_p * size
-        native.wasi_env(wasi, size, byref(texts(*names)), byref(texts(*values)))
-        argv = (ctypes.c_char_p * len(self.argv))(*self.argv)
-        native.wasi_argv(wasi, len(self.argv), byref(argv))
-        if error := native.set_wasi(context, wasi):
-            raise RuntimeError(take_error(error))
 
     def _run_in(self, context: int) -> None:
         instance, trap = native.Instance(), c_void_p()
@@ -137,13 +128,13 @@ class Call:
             self.memory_used = native.memory_size(context, self.memory)
 
     def _failed(self, error: int | None, trap: c_void_p) -> None:
-        if error:
-            status = c_int()
-            if native.error_exit_status(error, byref(status)):
-                self.status = status.value
+        if self.status is not None:  # an exit leaves the module in this way
+            if error:
                 native.error_delete(error)
             else:
-                self.failure = ("Trap", take_error(error), [])
+                native.trap_delete(trap)
+        elif error:
+            self.failure = ("Trap", take_error(error), [])
         else:
             self.failure = ("Trap", *take_trap(trap))
 

@@ -6,7 +6,7 @@ import ctypes
 import json
 import os
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,26 @@ from .engine import NAME, make_engine
 from .naming import COMMAND, FACTS, MODULE
 from .signatures import HANDLER_TYPES, missing_parts, signature
 from .sleeping import poll_oneoff
-from .streams import fd_read, fd_write
+from .streams import (
+    Function,
+    args_get,
+    args_sizes_get,
+    environ_get,
+    environ_sizes_get,
+    fd_read,
+    fd_write,
+    host_function,
+    proc_exit,
+)
 
 WASI = b"wasi_snapshot_preview1"
-OURS = {b"fd_read": fd_read, b"fd_write": fd_write, b"poll_oneoff": poll_oneoff}
+FOUR: dict[str, Function] = {"fd_read": fd_read, "fd_write": fd_write, "poll_oneoff": poll_oneoff}
+TWO: dict[str, Function] = {
+    "args_sizes_get": args_sizes_get,
+    "args_get": args_get,
+    "environ_sizes_get": environ_sizes_get,
+    "environ_get": environ_get,
+}
 PAGE_BYTES = 65_536
 FOUND_MAX = 50
 FACTS_BYTES_MAX = 1024 * 1024
@@ -45,6 +61,7 @@ class Loaded:
     module: wasmtime.Module
     pre: Any
     exports: dict[str, Any]  # name -> type
+    needs_wasi: bool  # for something that is not ours
     users: int = 0
 
 
@@ -57,7 +74,8 @@ class Program:
     pre: int
     handler: bytes
     is_command: bool
-    has_initialize: bool = field(default=False)
+    has_initialize: bool
+    needs_wasi: bool
 
 
 class Modules:
@@ -69,8 +87,7 @@ class Modules:
         self._linker = wasmtime.Linker(self.engine)
         self._linker.allow_shadowing = True
         self._linker.define_wasi()
-        for name, function in OURS.items():
-            define(self._linker, name, function)
+        self._functions = define_ours(self._linker)
         self._held: dict[Key, Loaded] = {}
         self._guard = threading.Lock()
 
@@ -90,6 +107,7 @@ class Modules:
             handler.encode(),
             is_command=handler == COMMAND,
             has_initialize=handler != COMMAND and "_initialize" in loaded.exports,
+            needs_wasi=loaded.needs_wasi,
         )
 
     def forget(self, loaded: Loaded) -> None:
@@ -123,19 +141,28 @@ class Modules:
             pre = self._linker.instantiate_pre(module)
         except wasmtime.WasmtimeError as error:
             raise Unloadable("ArtifactInvalid", f"the compiled module: {error}") from None
-        return Loaded(key, module, pre, {one.name: one.type for one in module.exports})
+        exports = {one.name: one.type for one in module.exports}
+        needs_wasi = any(one.name not in self._functions for one in module.imports)
+        return Loaded(key, module, pre, exports, needs_wasi)
 
 
-def define(linker: wasmtime.Linker, name: bytes, function: Any) -> None:
-    """Put a function of ours, four i32 to an errno, in the place of wasmtime's."""
-    i32 = wasmtime.ValType.i32()
-    kind = wasmtime.FuncType([i32] * 4, [wasmtime.ValType.i32()])
-    error = native.define_function(
-        *(_address(linker), WASI, len(WASI), name, len(name)),
-        *(_address(kind), function, None, None),
-    )
-    if error:
-        raise RuntimeError(native.text_of(native.error_message, error))
+def define_ours(linker: wasmtime.Linker) -> dict[str, Any]:
+    """Put functions of ours in the place of wasmtime's. What is returned must be kept: the linker
+    holds nothing but their addresses."""
+    i32 = wasmtime.ValType.i32
+    ours = {name: (host_function(one), 4, 1) for name, one in FOUR.items()}
+    ours |= {name: (host_function(one), 2, 1) for name, one in TWO.items()}
+    ours["proc_exit"] = (proc_exit, 1, 0)
+    for name, (function, takes, gives) in ours.items():
+        kind = wasmtime.FuncType([i32() for _ in range(takes)], [i32() for _ in range(gives)])
+        text = name.encode()
+        error = native.define_function(
+            *(_address(linker), WASI, len(WASI), text, len(text)),
+            *(_address(kind), function, None, None),
+        )
+        if error:
+            raise RuntimeError(native.text_of(native.error_message, error))
+    return {name: function for name, (function, _, _) in ours.items()}
 
 
 def check_facts(text: bytes) -> None:

@@ -64,8 +64,6 @@ on_epoch = quick(
 increment_epoch = quick("wasmtime_engine_increment_epoch", None, c_void_p)
 
 wasi_new = quick("wasi_config_new", c_void_p)
-wasi_argv = quick("wasi_config_set_argv", c_bool, c_void_p, c_size_t, c_void_p)
-wasi_env = quick("wasi_config_set_env", c_bool, c_void_p, c_size_t, c_void_p, c_void_p)
 set_wasi = quick("wasmtime_context_set_wasi", c_void_p, c_void_p, c_void_p)
 bytes_delete = quick("wasm_byte_vec_delete", None, POINTER(Bytes))
 
@@ -108,6 +106,7 @@ define_function = quick(
 )
 trap_new = quick("wasmtime_trap_new", c_size_t, c_char_p, c_size_t)
 error_new = quick("wasmtime_error_new", c_size_t, c_char_p)
+trap_delete = quick("wasm_trap_delete", None, c_void_p)
 error_message = quick("wasmtime_error_message", None, c_void_p, POINTER(Bytes))
 error_exit_status = quick("wasmtime_error_exit_status", c_bool, c_void_p, POINTER(c_int))
 error_delete = quick("wasmtime_error_delete", None, c_void_p)

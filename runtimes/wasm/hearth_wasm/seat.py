@@ -40,7 +40,7 @@ class Seat:
         self.call: Call | None = None  # under way
         self.users = 0  # threads that run something of it
         self.is_gone = False
-        self._environment: list[tuple[bytes, bytes]] = []
+        self._environment: list[bytes] = []
         self._facts: dict[str, Any] = {}
 
     def greet(self, engine: str) -> None:
@@ -94,11 +94,11 @@ class Seat:
         call.argv = [facts["function"].encode(), facts["handler"].encode()]
         call.environment = [
             *self._environment,
-            (b"HEARTH_REQUEST_ID", head["id"].encode()),
-            (b"HEARTH_DEADLINE_MS", b"%d" % head["deadline_ms"]),
+            f"HEARTH_REQUEST_ID={head['id']}".encode(),
+            b"HEARTH_DEADLINE_MS=%d" % head["deadline_ms"],
         ]
         if trace := head.get("trace"):
-            call.environment.append((b"TRACEPARENT", trace.encode()))
+            call.environment.append(f"TRACEPARENT={trace}".encode())
         call.memory_bytes = facts["memory_mb"] << 20
         call.out_bytes_max = self.stream.body_bytes_max
         call.stdout, call.stderr = self.stdout, self.stderr
@@ -144,7 +144,7 @@ class Run:
         self.call.end(why)
 
 
-def environment_of(facts: dict[str, Any]) -> list[tuple[bytes, bytes]]:
+def environment_of(facts: dict[str, Any]) -> list[bytes]:
     """What every call of a version finds in its environment."""
     ours = {
         "_HANDLER": facts["handler"],
@@ -154,4 +154,4 @@ def environment_of(facts: dict[str, Any]) -> list[tuple[bytes, bytes]]:
         "HEARTH_NAMESPACE": facts["namespace"],
     }
     both = {**facts["env"], **ours}
-    return [(name.encode(), value.encode()) for name, value in both.items()]
+    return [f"{name}={value}".encode() for name, value in both.items()]

@@ -7,11 +7,10 @@ from __future__ import annotations
 import struct
 import threading
 import time
-from ctypes import memmove, string_at
+from ctypes import string_at
 from typing import Any
 
-from . import native
-from .streams import ARGUMENTS, BAD_DESCRIPTOR, CALLS, ERRNO, FAULT, INVALID, SUCCESS, memory_of
+from .streams import ARGUMENTS, BAD_DESCRIPTOR, INVALID, SUCCESS, U32
 
 SUBSCRIPTION = struct.Struct("<QB7xI4xQQH6x")  # userdata, kind, clock, timeout, precision, flags
 EVENT = struct.Struct("<QHB5xQH6x")  # userdata, errno, kind, bytes, flags
@@ -19,7 +18,7 @@ CLOCK = 0
 REALTIME, MONOTONIC = 0, 1
 IS_ABSOLUTE = 1
 SUBSCRIPTIONS_MAX = 1024
-OVER = b"interrupted"
+INTERRUPTED = 27
 
 
 class Alarm:
@@ -37,32 +36,20 @@ class Alarm:
         return self._event.wait(min(seconds, threading.TIMEOUT_MAX))
 
 
-@native.host_function
-def poll_oneoff(_: Any, caller: int, values: int, size: int) -> int:
-    """(subscriptions, events, how many, where to say how many) -> errno; a trap when the call is
-    over. Never raises."""
-    try:
-        memmove(values, ERRNO[_poll(caller, *ARGUMENTS.unpack(string_at(values, 64)))], 4)
-        if CALLS[threading.get_ident()].over:
-            return int(native.trap_new(OVER, len(OVER)))
-    except BaseException:
-        memmove(values, ERRNO[FAULT], 4)
-    return 0
-
-
-def _poll(caller: int, told: int, events: int, count: int, at: int) -> int:
+def poll_oneoff(call: Any, memory: memoryview, values: int) -> int:
+    """(subscriptions, events, how many, where to say how many)."""
+    told, events, count, at = ARGUMENTS.unpack(string_at(values, ARGUMENTS.size))
     if not 0 < count <= SUBSCRIPTIONS_MAX:
         return INVALID
-    call = CALLS[threading.get_ident()]
-    data, bound = memory_of(call, caller)
-    if max(told + count * SUBSCRIPTION.size, events + count * EVENT.size, at + 4) > bound:
-        return FAULT
-    raw = string_at(data + told, count * SUBSCRIPTION.size)
+    raw = bytes(memory[told : told + count * SUBSCRIPTION.size])
+    U32.pack_into(memory, at, 0)
+    if max(told + count * SUBSCRIPTION.size, events + count * EVENT.size) > len(memory):
+        raise IndexError
     answers = _answers(call, list(SUBSCRIPTION.iter_unpack(raw)))
     written = b"".join(EVENT.pack(*answer) for answer in answers)
-    memmove(data + events, written, len(written))
-    memmove(data + at, struct.pack("<I", len(answers)), 4)
-    return SUCCESS
+    memory[events : events + len(written)] = written
+    U32.pack_into(memory, at, len(answers))
+    return INTERRUPTED if call.over else SUCCESS
 
 
 def _answers(call: Any, subscriptions: list[tuple[Any, ...]]) -> list[tuple[int, ...]]:

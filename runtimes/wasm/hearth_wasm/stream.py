@@ -25,6 +25,11 @@ class Stream:
         self.body_bytes_max = 0  # until INIT says how large bodies may be
         self._held = bytearray()
 
+    @property
+    def holds_more(self) -> bool:
+        """Whether a part of another frame has been read already."""
+        return bool(self._held)
+
     def read(self) -> Frame | None:
         """What has arrived: a frame, or None while it is not whole. Broken."""
         if (frame := self._take()) is not None:

@@ -67,6 +67,16 @@ def test_memory_of_one_call_is_not_there_for_the_next(cases: Seat) -> None:
     assert [cases.call({"do": "count"}).result for _ in range(3)] == [1, 1, 1]
 
 
+def test_every_byte_of_memory_is_as_the_module_begins_with_it(host: Host) -> None:
+    artifact = modules.compiled(modules.DIRTY)
+    with host.open(artifact) as seat, host.open(seat) as other:
+        seat.ready()
+        other.ready()
+        for _ in range(20):
+            assert seat.call(1).body == b"null"
+            assert other.call(1).body == b"null"
+
+
 def test_the_environment_is_the_functions_own(cases: Seat) -> None:
     said = cases.call({"do": "environment"}).result
     assert said["argv"] == ["hello", "_start"]
