@@ -17,6 +17,7 @@ from cli.failures import CliError
 from cli.invoke import Said, content_type_of, plan
 from cli.main import app
 from cli.project import as_name, open_project
+from cli.showcase import missing_settings
 from cli.state import Running, write_running
 from cli.templates import files_of
 
@@ -136,6 +137,14 @@ def test_a_new_dart_function_is_a_package(tmp_path: Path) -> None:
     assert made["pubspec.yaml"].startswith("name: f_my_fn\n")
     assert "NAME" not in "".join(made.values())
     assert "{package}" not in "".join(made.values())
+
+
+def test_an_example_that_needs_a_setting_names_it_until_one_is_set(tmp_path: Path) -> None:
+    (tmp_path / "example.json").write_text('{"needs": ["HEARTH_A", "HEARTH_B"], "calls": []}')
+    assert missing_settings(tmp_path, {"HEARTH_A": ""}) == ["HEARTH_A", "HEARTH_B"]
+    assert missing_settings(tmp_path, {"HEARTH_B": "/sdk"}) == []
+    (tmp_path / "example.json").write_text('{"calls": []}')
+    assert missing_settings(tmp_path, {}) == []
 
 
 # --- address and key ---

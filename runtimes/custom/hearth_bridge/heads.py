@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 HEADERS_MAX = 100
+REMEMBERED_BYTES_MAX = 2048
+REMEMBERED_MAX = 16
 TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 LENGTH = re.compile(rb"[0-9]{1,18}")
 
@@ -34,7 +37,8 @@ class Request:
             raise Refusal(505, "BadRequest", "HTTP/1.1 is spoken here")
         self.method = words[0]
         self.path = words[1].partition(b"?")[0]
-        self.headers = headers = read_headers(rest)
+        is_small = len(rest) <= REMEMBERED_BYTES_MAX
+        self.headers = headers = remembered(rest) if is_small else read_headers(rest)
         connection = headers.get(b"connection", b"").lower()
         is_old = words[2] == b"HTTP/1.0"
         self.is_last = b"keep-alive" not in connection if is_old else b"close" in connection
@@ -66,3 +70,7 @@ def read_headers(text: bytes) -> Headers:
             value = headers[name] + b", " + value
         headers[name] = value
     return headers
+
+
+# A client says the same headers with each of its requests. Nobody changes what is returned.
+remembered = lru_cache(REMEMBERED_MAX)(read_headers)
