@@ -7,6 +7,8 @@ import { bareType, isText, parseEvent } from "./http.mjs";
 // Beside letters, digits and _.-~ these may stand in a path as they are.
 const PATH_UNSAFE = /[^A-Za-z0-9_.~/:@!$&'()*+,;=-]/gu;
 
+const TOKEN = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/;
+
 export class NotAnHttpEvent extends Error {
   name = "NotAnHttpEvent";
 }
@@ -22,15 +24,25 @@ export function requestOf(head, body, name) {
     return { method, path, query, headers, sourceIp, version, body: Buffer.from(body) };
   }
   const event = parseEvent(head, body, name);
-  const context = event?.requestContext;
-  if (event?.version === "2.0" && typeof context?.http === "object") return fromEvent2(event);
-  if (typeof event?.httpMethod === "string" && typeof event.path === "string") {
-    return fromEvent1(event);
-  }
+  const request = fromEvent(event);
+  if (request) return request;
   throw new NotAnHttpEvent(
     `${name} is a web application: call it over HTTP at /function/${name}/, or with an HTTP ` +
       "event of API Gateway (payload format 2.0 or 1.0) or of a load balancer",
   );
+}
+
+function fromEvent(event) {
+  let request;
+  try {
+    if (event?.version === "2.0" && event.requestContext?.http) request = fromEvent2(event);
+    else if (event?.httpMethod && event.path) request = fromEvent1(event);
+    else return undefined;
+  } catch (error) {
+    throw new NotAnHttpEvent(`the event is not a whole HTTP event: ${error.message}`);
+  }
+  if (TOKEN.test(request.method) && request.path.startsWith("/")) return request;
+  throw new NotAnHttpEvent("the event is not a whole HTTP event: no method and path");
 }
 
 function fromEvent2(event) {
@@ -42,7 +54,7 @@ function fromEvent2(event) {
   }
   const path = escapePath(String(event.rawPath ?? "/"));
   const query = String(event.rawQueryString ?? "");
-  const facts = { method: String(http.method), path, query, headers, form: "2.0" };
+  const facts = { method: http.method ?? "", path, query, headers, form: "2.0" };
   return { ...facts, sourceIp: String(http.sourceIp ?? ""), ...rest(event) };
 }
 

@@ -293,6 +293,22 @@ def test_an_http_event_is_served_and_answered_by_an_object(sandbox: Sandbox) -> 
     assert (answer.kind, answer.head["type"]) == (ERROR, "TypeError")
 
 
+BROKEN: list[Any] = [
+    {"version": "2.0", "requestContext": {"http": 7}},
+    {"version": "2.0", "requestContext": {"http": {"method": "GET / HTTP/1.1\r\n"}}},
+    {"httpMethod": "GET", "path": 7},
+    {"httpMethod": "GET", "path": "no-slash"},
+    {"httpMethod": "GET", "path": "/", "body": 7},
+]
+
+
+@pytest.mark.parametrize("event", BROKEN)
+def test_an_http_event_that_is_none_is_an_error(sandbox: Sandbox, event: Any) -> None:
+    answer = sandbox.call(event)
+    assert (answer.kind, answer.head["type"]) == (ERROR, "NotAnHttpEvent"), answer
+    assert "not a whole HTTP event" in answer.head["message"]
+
+
 @pytest.mark.parametrize("event", [{}, [], "text", {"version": "2.0"}, {"httpMethod": 1}])
 def test_another_event_is_an_error_that_says_what_to_do(sandbox: Sandbox, event: Any) -> None:
     answer = sandbox.call(event)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from collections.abc import Iterator
 from typing import Any
@@ -300,6 +299,7 @@ def test_an_application_needs_no_lifespan(boot: Boot, handler: str) -> None:
         ("main:of_asgi_2", "NotAnApplication", "guarantee_single_callable"),
         ("main:create_app", "NotAnApplication", "app = create_app()"),
         ("main:handler", "NotAnApplication", "takes 4 arguments"),
+        ("main:tell_event", "NotAnApplication", "is named with a dot"),
     ],
 )
 def test_what_is_no_application_is_refused_with_a_hint(
@@ -314,72 +314,3 @@ def test_what_is_no_application_is_refused_with_a_hint(
 def test_a_process_for_each_request_is_not_for_an_event_loop(boot: Boot) -> None:
     answer = boot(SOURCE).init("main:app", isolation="request")
     assert (answer.kind, answer.head["type"]) == (INIT_ERROR, "IsolationUnsupported")
-
-
-# --- events ---
-
-EVENT_2: dict[str, Any] = {
-    "version": "2.0",
-    "rawPath": "/tell/café 1",
-    "rawQueryString": "a=1",
-    "headers": {"Host": "api.example.com", "X-A": "1", "x-forwarded-proto": "https"},
-    "cookies": ["a=1", "b=2"],
-    "requestContext": {"http": {"method": "PUT", "sourceIp": "192.0.2.9"}},
-    "body": "/wA=",
-    "isBase64Encoded": True,
-}
-
-
-def test_an_http_event_is_served_and_answered_by_an_object(sandbox: Sandbox) -> None:
-    answer = sandbox.call(EVENT_2).result
-    told = json.loads(answer.pop("body"))
-    assert answer == {
-        "statusCode": 200,
-        "headers": {"content-type": "application/json"},
-        "cookies": [],
-        "isBase64Encoded": False,
-    }
-    assert (told["method"], told["path"], told["raw_path"]) == (
-        *("PUT", "/tell/café 1", "/tell/caf%C3%A9%201"),
-    )
-    assert (told["query_string"], told["body"]) == ("a=1", ["http.request", "\xff\x00", False])
-    assert (told["scheme"], told["server"]) == ("https", ["api.example.com", 443])
-    assert ["cookie", "a=1; b=2"] in told["headers"]
-    answer = sandbox.call(EVENT_2 | {"rawPath": "/plain"}).result
-    assert (answer["cookies"], answer["body"]) == (["a=1", "b=2"], "d2hvbGU=")
-
-
-def test_an_event_of_the_older_format_too(sandbox: Sandbox) -> None:
-    event = {
-        "httpMethod": "GET",
-        "path": "/tell",
-        "multiValueHeaders": {"X-A": ["1", "2"]},
-        "multiValueQueryStringParameters": {"a": ["1", "é"]},
-        "body": None,
-    }
-    told = json.loads(sandbox.call(event).result["body"])
-    assert told["headers"] == [["x-a", "1"], ["x-a", "2"]]
-    assert told["query_string"] == "a=1&a=%C3%A9"
-    answer = sandbox.call(event | {"path": "/plain"}).result
-    assert answer["multiValueHeaders"]["set-cookie"] == ["a=1", "b=2"]
-    balanced: dict[str, Any] = {
-        "queryStringParameters": {"a": "%C3%A9"},
-        "requestContext": {"elb": {}},
-    }
-    balanced |= {"httpMethod": "GET", "path": "/tell", "headers": {"x": "y"}}
-    assert json.loads(sandbox.call(balanced).result["body"])["query_string"] == "a=%C3%A9"
-
-
-def test_an_event_may_fail_as_a_request_does(sandbox: Sandbox) -> None:
-    for path, code in (("/raises-late", "function_error"), ("/early", "function_response_invalid")):
-        answer = sandbox.call(EVENT_2 | {"rawPath": path})
-        assert (answer.kind, answer.head["code"]) == (ERROR, code)
-    answer = sandbox.call(EVENT_2 | {"rawPath": "/endless"})
-    assert answer.head["type"] == "Function.ResponseSizeTooLarge"
-
-
-@pytest.mark.parametrize("event", [{}, [], "text", {"version": "2.0"}, {"httpMethod": 1}])
-def test_another_event_is_an_error_that_says_what_to_do(sandbox: Sandbox, event: Any) -> None:
-    answer = sandbox.call(event)
-    assert (answer.kind, answer.head["type"]) == (ERROR, "NotAnHttpEvent")
-    assert "call it over HTTP at /function/hello/" in answer.head["message"]

@@ -60,14 +60,20 @@ def become(app: Any, config: dict[str, Any]) -> Function:
 
 def speaks_asgi(app: Any, name: str) -> bool:
     """Whether it is ASGI, not WSGI, by how it is called; NotAnApplication when it is neither."""
-    if not inspect.isclass(app) and is_async(app):
-        return True
     try:
-        parameters = inspect.signature(app).parameters.values()
+        signature = inspect.signature(app)
     except (TypeError, ValueError):
         raise NotAnApplication(f"{name} is {describe_value(app)}, not an application") from None
+    parameters = signature.parameters.values()
+    if not inspect.isclass(app) and is_async(app) and takes_three(signature):
+        return True
     wanted = [p for p in parameters if p.kind in POSITIONAL and p.default is p.empty]
     taken = [p for p in parameters if p.kind in POSITIONAL]
+    if is_async(app) and not inspect.isclass(app):
+        raise NotAnApplication(
+            f"{name} is async and does not take (scope, receive, send), which is ASGI; "
+            "a handler that takes (event, context) is named with a dot"
+        )
     if any(p.kind is p.VAR_POSITIONAL for p in parameters) or len(wanted) <= 2 <= len(taken):
         return False
     if len(wanted) == 3:  # returns what is awaited: a class, or a wrapper that is not async itself
@@ -86,6 +92,15 @@ def speaks_asgi(app: Any, name: str) -> bool:
         f"{name} takes {len(wanted)} arguments: an application takes (scope, receive, send), "
         "which is ASGI, or (environ, start_response), which is WSGI"
     )
+
+
+def takes_three(signature: inspect.Signature) -> bool:
+    """Whether it can be called with scope, receive and send."""
+    try:
+        signature.bind(None, None, None)
+    except TypeError:
+        return False
+    return True
 
 
 def name_of(app: Any) -> str:

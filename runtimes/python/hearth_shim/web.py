@@ -71,16 +71,28 @@ def parse_request(head: dict[str, Any], body: memoryview, name: str) -> Request:
     if head["kind"] == "http":
         return Request(head["http"], bytes(body))
     event = loads(str(body, "utf-8")) if body else {}
-    if isinstance(event, dict):
-        context = event.get("requestContext")
-        if event.get("version") == "2.0" and isinstance(context, dict) and "http" in context:
-            return from_event_2(event, context["http"])
-        if isinstance(event.get("httpMethod"), str) and isinstance(event.get("path"), str):
-            return from_event_1(event, context if isinstance(context, dict) else {})
+    try:
+        request = from_event(event)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise NotAnHttpEvent(f"the event is not a whole HTTP event: {error!r}") from None
+    if request is not None:
+        return request
     raise NotAnHttpEvent(
         f"{name} is a web application: call it over HTTP at /function/{name}/, or with an HTTP "
         "event of API Gateway (payload format 2.0 or 1.0) or of a load balancer"
     )
+
+
+def from_event(event: Any) -> Request | None:
+    """The request that an event is; None when it is of another kind."""
+    if not isinstance(event, dict):
+        return None
+    context = event.get("requestContext") or {}
+    if event.get("version") == "2.0" and "http" in context:
+        return from_event_2(event, context["http"])
+    if "httpMethod" in event and "path" in event:
+        return from_event_1(event, context)
+    return None
 
 
 def from_event_2(event: dict[str, Any], asked: dict[str, Any]) -> Request:
@@ -109,7 +121,7 @@ def from_event_1(event: dict[str, Any], context: dict[str, Any]) -> Request:
         "method": event["httpMethod"],
         "path": quote(event["path"], safe=PATH_SAFE),
         # A load balancer leaves the names and values of a query as they were sent.
-        "query": urlencode({unescape(n): v for n, v in query.items()}, doseq=True)
+        "query": urlencode(query, doseq=True)
         if "elb" not in context
         else "&".join(f"{n}={v}" for n, vs in query.items() for v in ([vs], vs)[type(vs) is list]),
         "source_ip": str((context.get("identity") or {}).get("sourceIp", "")),
@@ -120,6 +132,8 @@ def from_event_1(event: dict[str, Any], context: dict[str, Any]) -> Request:
 def request_of(event: dict[str, Any], http: dict[str, Any], headers: Headers, form: str) -> Request:
     """The rest, which both formats share."""
     body = event.get("body") or ""
+    if not HEADER_NAME.fullmatch(http["method"]) or not http["path"].startswith("/"):
+        raise ValueError("no method and path")
     raw = base64.b64decode(body) if event.get("isBase64Encoded") else str(body).encode()
     host = next((value for name, value in headers if name == "host"), "localhost")
     whole = {"headers": headers, "protocol": "HTTP/1.1", "host": host}

@@ -1,4 +1,4 @@
-"""Applications in ASGI, each a way to answer. For tests/conformance/test_python_asgi.py."""
+"""Applications in ASGI, each a way to answer. For test_python_asgi.py and test_python_events.py."""
 
 import asyncio
 import json
@@ -297,6 +297,11 @@ def create_app() -> Any:
 
 def handler(event: Any, context: Any, more: Any, still_more: Any) -> None:
     """No application at all."""
+
+
+async def tell_event(event: Any, context: Any) -> Any:
+    """A handler, whose name has a dot elsewhere."""
+    return event
 
 
 number = 7
