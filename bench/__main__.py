@@ -20,6 +20,7 @@ from bench.overload import overload
 from bench.rows import Row, median_of, show
 from bench.seats import seats_1000
 from bench.warm import ROUNDS, SECONDS, warm
+from bench.wasm import wasm
 
 
 def main() -> int:
@@ -34,10 +35,12 @@ def main() -> int:
         with platform.client() as client:
             idle = idle_memory(platform.data_dir, floor_pid)
             rows, ceiling = warm(client, platform, floor_url, nginx_url)
-            rows += cold_start(client, platform)
+            cold = cold_start(client, platform)
+            rows += cold
             rows.append(cold_burst(client, platform))
             rows.append(fork_isolation(client, platform))
             rows.append(custom(client, platform))
+            rows += wasm(client, platform, floor_url, cold[0].value)
             rows += overload(client, platform)
             rows += [sandbox_memory(client, platform), deploy(client), *idle]
             rows.append(layer_reuse(client))
