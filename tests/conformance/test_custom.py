@@ -201,6 +201,8 @@ def test_what_was_said_before_the_end_counts(boot: Boot) -> None:
 
 
 def test_orphans_are_buried(puppet: Sandbox) -> None:
+    if wire_client.place_of(puppet.runtime) == "host":
+        pytest.skip("without a container orphans go to the host's own first process")
     code = """
 import time
 if os.fork() == 0:
