@@ -5,6 +5,8 @@ from __future__ import annotations
 SEVERAL = "the Runtime API answers one call at a time"
 ANOTHER_KIND = "which generators stream is the bootstrap's affair; what leaves it is the same"
 NAMES = "the Runtime API has no word for the names that were found"
+READER = "frames are read by the Python shim's own reader"
+FRAMES = ("result", "short", "head", "large")
 LOADING = "what a bootstrap loads, and from where, is its own affair"
 BUFFERS = "between a bootstrap and the bridge lie a socket's buffers: see test_custom.py"
 CUSTOM = {
@@ -41,6 +43,7 @@ CUSTOM = {
     "test_a_stem_says_hello": "the bridge's own name is in test_custom.py",
     "test_the_environment_is_the_functions_and_nothing_else": "it is in test_custom.py",
     "test_no_code_at_all": "without code there is no bootstrap: see test_custom.py",
+    **dict.fromkeys((f"first_frame_ends_the_shim[custom-{case}" for case in FRAMES), READER),
     "test_a_missing_function": NAMES,
     "test_a_missing_module": NAMES,
     "test_a_handler_is_found": LOADING,

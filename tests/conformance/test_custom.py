@@ -188,14 +188,21 @@ def test_an_end_within_a_call_ends_the_sandbox(
 
 
 def test_what_was_said_before_the_end_counts(boot: Boot) -> None:
+    """Most of it is still in the socket's buffers when the process is gone."""
     sandbox = started(boot)
-    text = post("response", '"last words"')
-    code = f"s = connect()\ns.sendall({text!r}.replace('{{id}}', ID).encode())\nos._exit(0)"
-    assert sandbox.call({"run": code}).result == "last words"
+    words = "x" * 2_000_000
+    text = post("response", "BODY").replace(
+        "Content-Length: 4", f"Content-Length: {len(words) + 2}"
+    )
+    code = f"s = connect()\nbody = '\"' + 'x' * {len(words)} + '\"'\n"
+    code += f"s.sendall({text!r}.replace('{{id}}', ID).replace('BODY', body).encode())\nos._exit(0)"
+    assert sandbox.call({"run": code}).result == words
     assert sandbox.ends() == 0
 
 
 def test_orphans_are_buried(puppet: Sandbox) -> None:
+    if wire_client.place_of(puppet.runtime) == "host":
+        pytest.skip("without a container orphans go to the host's own first process")
     code = """
 import time
 if os.fork() == 0:

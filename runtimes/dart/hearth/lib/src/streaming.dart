@@ -50,6 +50,11 @@ final class _NotSayable implements Exception {
   String toString() => 'the response cannot be written: $cause';
 }
 
+/// Nobody reads any more: the platform has closed the connection.
+final class _ReaderLeft implements Exception {
+  const _ReaderLeft();
+}
+
 /// Send everything that [source] holds. What failed before anything was sent is returned, for the
 /// caller to tell; what failed later is told by the trailers.
 ///
@@ -70,7 +75,7 @@ Future<Failure?> streamResponse(String api, String path, Stream<Object?> source)
     }
     outlet ??= await _Outlet.open(api, path, _octets);
     await outlet.end();
-  } on SocketException {
+  } on _ReaderLeft {
     outlet?.destroy();
   } catch (error, trace) {
     final type = error is _NotSayable ? 'Runtime.MarshalError' : null;
@@ -80,7 +85,7 @@ Future<Failure?> streamResponse(String api, String path, Stream<Object?> source)
     }
     try {
       await outlet.end(failure);
-    } on SocketException {
+    } on _ReaderLeft {
       outlet.destroy();
     }
   }
@@ -163,7 +168,15 @@ final class _Outlet {
         ..add(data)
         ..write('\r\n');
     }
-    await _socket.flush();
+    await _flush();
+  }
+
+  Future<void> _flush() async {
+    try {
+      await _socket.flush();
+    } on SocketException {
+      throw const _ReaderLeft();
+    }
   }
 
   /// Say that all is said, or what went wrong; returns when the platform has taken it.
@@ -178,9 +191,13 @@ final class _Outlet {
         ..write('Lambda-Runtime-Function-Error-Body: $body\r\n');
     }
     _socket.write('\r\n');
-    await _socket.flush();
-    await _answered;
-    await _socket.close();
+    await _flush();
+    try {
+      await _answered;
+    } on SocketException {
+      throw const _ReaderLeft();
+    }
+    _socket.destroy();
   }
 
   void destroy() => _socket.destroy();
