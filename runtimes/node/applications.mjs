@@ -277,7 +277,10 @@ class Exchange {
 
   /** Nobody waits any more: request and response are closed, as when a client hangs up. */
   leave() {
-    if (this.isOver) return;
+    if (this.isOver) {
+      this.call.outlet?.close(); // what still waits for credit
+      return;
+    }
     this.isOver = true;
     this.call.outlet?.close();
     const { calls, call } = this;

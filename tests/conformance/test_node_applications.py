@@ -144,6 +144,14 @@ def test_without_credit_the_application_waits(sandbox: Sandbox) -> None:
     assert sandbox.http("/whole").body == b"whole"
 
 
+def test_a_cancel_ends_what_was_written_and_waits_for_credit(sandbox: Sandbox) -> None:
+    call = start(sandbox, "/large", str(PAYLOAD_BYTES_MAX + 1))
+    take(sandbox, CREDIT_BYTES)
+    sandbox.cancel(call)
+    assert sandbox.receive().kind == END
+    assert sandbox.http("/whole").body == b"whole"
+
+
 def test_a_cancel_closes_request_and_response(sandbox: Sandbox) -> None:
     call = start(sandbox, "/waits")
     assert sandbox.receive().body == b"begun"

@@ -117,6 +117,10 @@ def test_a_response_larger_than_a_payload_is_streamed(sandbox: Sandbox) -> None:
     assert (answer.kind, len(answer.body)) == (RESULT, PAYLOAD_BYTES_MAX)
     call = start(sandbox, "/large", str(PAYLOAD_BYTES_MAX + 1))
     assert whole(sandbox.streamed(call)) == b"x" * (PAYLOAD_BYTES_MAX + 1)
+    call = start(sandbox, "/large", str(PAYLOAD_BYTES_MAX + 1))
+    take(sandbox, CREDIT_BYTES)
+    sandbox.cancel(call)
+    assert sandbox.receive().kind == END
 
 
 def test_pieces_leave_as_they_are_sent(sandbox: Sandbox) -> None:
