@@ -89,6 +89,12 @@ class BuildSandbox:
                 ) from None
             return str(found.id)
 
+    def image_list(self) -> Path:
+        """The file that Podman writes anew whenever an image, or what a name means, changes."""
+        with self._podman() as podman:
+            store = podman.info()["store"]  # type: ignore[no-untyped-call]
+        return Path(store["graphRoot"]) / f"{store['graphDriverName']}-images" / "images.json"
+
     def run(
         self,
         wanted: Installation,

@@ -27,6 +27,7 @@ from storage.tree import measure
 from worker import dart_compilation, dependencies, installed, node_dependencies, python_dependencies
 from worker.build_log import BuildLog
 from worker.dependencies import Found, Plan
+from worker.images import Images
 from worker.indexes import Index, Indexes, certificates, host_port
 from worker.installed import Installed
 from worker.layer_cache import LayerCache, Record
@@ -81,6 +82,7 @@ class Installer:
         self._settings = settings
         self._sandbox = sandbox
         self._store = store
+        self._images = Images(sandbox)
         self._indexes = Indexes()
         self._cache = LayerCache(settings.data_dir / "build-cache")
         self._signer = Signer(settings.data_dir)
@@ -113,8 +115,7 @@ class Installer:
         (job.work / "src").mkdir()
         (job.work / "src").chmod(0o755)  # whatever the umask is: the container's user looks in
         staged = dependencies.stage(job.tree, found.plan, job.work / "src" / "files")
-        names = (job.runtime.image, job.runtime.builder_image)
-        images = [self._sandbox.image_id(name) for name in names]
+        images = self._images.ids(job.runtime.image, job.runtime.builder_image)
         key = dependencies.key(job.version.namespace, images, found.plan, staged, index.identity)
         record = self._reuse(job, key)
         if record is None:

@@ -16,6 +16,7 @@ import pytest
 
 from cli.failures import CliError
 from cli.pack import Packed, pack
+from cli.project import open_project, open_upload
 from core.packing import check_patterns
 
 
@@ -319,3 +320,36 @@ def test_the_archive_says_nothing_about_when_it_was_made(tmp_path: Path) -> None
     os.utime(tmp_path / "a.py", (later, later))
     assert packed(tmp_path)[1] == before
     assert before[4:8] == b"\0\0\0\0"  # gzip's own time
+
+
+def uploaded(root: Path) -> tuple[set[str], tuple[str, ...]]:
+    """What deploy would send of a directory, and what it says about it."""
+    upload = open_upload(open_project(root, name="f", runtime="python"))
+    with upload.file, tarfile.open(fileobj=upload.file) as archive:
+        return set(archive.getnames()), upload.hints
+
+
+def test_deploy_reads_the_patterns_in_hearth_toml(tmp_path: Path) -> None:
+    make(tmp_path, "main.py", "dist/a.js", "notes.md", "package-lock.json", "node_modules/a/x.js")
+    make(tmp_path, _gitignore="dist/\n")
+    (tmp_path / "hearth.toml").write_text('include = ["dist/"]\nexclude = ["*.md", ".gitignore"]\n')
+    names, hints = uploaded(tmp_path)
+    assert names == {"main.py", "dist/a.js", "hearth.toml", "package-lock.json"}
+    assert hints == ("node_modules stays here: the build installs it from its lock",)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('include = "dist"', "include in hearth.toml must be a list"),
+        ("exclude = [1]", "exclude in hearth.toml must be a list"),
+        ('exclude = ["../x"]', "exclude in hearth.toml: '../x' leads out of the directory"),
+    ],
+)
+def test_patterns_in_hearth_toml_that_cannot_be_are_refused(
+    tmp_path: Path, line: str, says: str
+) -> None:
+    make(tmp_path, "main.py")
+    (tmp_path / "hearth.toml").write_text(line)
+    with pytest.raises(CliError, match=says):
+        uploaded(tmp_path)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import secrets
 import socket
+import subprocess
+import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +21,7 @@ from executor.build_sandbox import BuildSandbox, Installation
 from executor.firewall import Endpoint
 from runtimes.registry import RUNTIMES
 from tests.integration.builds.conftest import containers_of
+from worker.images import Images
 
 pytestmark = pytest.mark.podman
 
@@ -213,6 +217,40 @@ def test_without_its_walls_nothing_is_started(
     with pytest.raises(SandboxBroken, match="iptables-restore is not installed"):
         bench.run("echo started", has_network=True)
     assert bench.printed == b""
+
+
+def test_what_a_name_means_is_asked_again_when_it_may_have_changed(
+    build_podman: Path, tmp_path: Path
+) -> None:
+    sandbox = BuildSandbox(build_podman, node="x", builder="x")
+    images, name = Images(sandbox), f"localhost/hearth-test-{secrets.token_hex(8)}:latest"
+    asked: list[str] = []
+    ask = sandbox.image_id
+
+    def image_id(image: str) -> str:
+        asked.append(image)
+        return ask(image)
+
+    sandbox.image_id = image_id  # type: ignore[method-assign]
+    made, found = [], []
+    try:
+        for content in (b"one", b"two"):  # images of this test's own, and of one file
+            with tarfile.open(tmp_path / "image.tar", "w") as archive:
+                archive.addfile(tarfile.TarInfo(content.decode()))
+            command = ["podman", "import", "--quiet", str(tmp_path / "image.tar"), name]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            made.append(done.stdout.strip())
+            before = images._look(), len(asked)
+            found += [images.ids(name), images.ids(name)]
+            if images._look() == before[0]:  # unless somebody else makes images meanwhile
+                assert len(asked) == before[1] + 1
+    finally:
+        subprocess.run(["podman", "rmi", *made], check=True, capture_output=True)
+    assert (
+        found == [[made[0].removeprefix("sha256:")]] * 2 + [[made[1].removeprefix("sha256:")]] * 2
+    )
+    with pytest.raises(SandboxBroken, match="is missing on this node"):
+        images.ids(name)
 
 
 # --- what stops it
