@@ -42,7 +42,7 @@ class Host(Sandbox):
             path.chmod(0o755 if path.is_dir() else 0o644)
         options = {"name": self.name, "network": "none", "user": "200001:200001"}
         options |= {"cap-drop": "all", "security-opt": "no-new-privileges", "log-driver": "none"}
-        options |= {"pids-limit": str(PIDS_MAX), "memory": "2g", "env": "SECRET=of the host"}
+        options |= {"pids-limit": str(PIDS_MAX), "memory": "2g", "env": f"HOST={self.name}"}
         mounts = {self.folder: "/run/hearth", self.task: "/var/task", shims: IMAGE_SHIMS}
         return [
             *("podman", "run", "--rm", "--read-only", "--tmpfs", "/tmp:size=64m,mode=1777"),

@@ -173,6 +173,6 @@ def host_process(host: Host) -> int:
         except OSError:
             continue
         is_host = b"/opt/hearth/host.py" in command and b"podman" not in command.split(b"\0")[0]
-        if is_host and b"SECRET=of the host" in environment:
+        if is_host and f"HOST={host.name}".encode() in environment:
             return int(path.parent.name)
     raise AssertionError("the host has no process")
