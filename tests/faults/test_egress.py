@@ -314,12 +314,20 @@ async def test_the_walls_cannot_be_changed_from_inside(
 async def test_walls_that_cannot_be_built_keep_the_container_from_starting(
     driver: PodmanDriver, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spaces = namespaces()
+    spaces: set[int] = set()
+    build = netns.wall
+
+    def wall(pid: int, rules: Any) -> None:
+        spaces.add(Path(f"/proc/{pid}/ns/net").stat().st_ino)
+        build(pid, rules)
+
+    monkeypatch.setattr(netns, "wall", wall)
     monkeypatch.setattr(netns, "_PATH", "/nowhere")
     with pytest.raises(Exception, match="iptables-restore is not installed"):
         await with_network(driver, bench)
     await asyncio.gather(*[p.closing for p in driver._parts.values() if p.closing])
-    assert namespaces() <= spaces
+    assert len(spaces) == 1
+    assert spaces.isdisjoint(path.stat().st_ino for path in Path("/run/netns").iterdir())
     assert not bench.codes.held
 
 
@@ -353,12 +361,12 @@ async def test_a_killed_node_keeps_no_address_of_the_network(
     podman: PodmanService, codes: Codes, tmp_path: Path, who_clears: str
 ) -> None:
     """Five addresses for five sandboxes: the second and third life need those of the first."""
-    before = namespaces()
     for _ in range(3):
         life = Life(podman, tmp_path / "code", NODE)
         try:
             await asyncio.to_thread(life.start)
-            assert len(namespaces() - before) >= 4
+            mine = namespaces(podman, life.settings.run_dir)
+            assert len(mine) >= 4
             if who_clears == "guard":
                 life.kill(life.node)
                 assert life.guard is not None
@@ -369,6 +377,6 @@ async def test_a_killed_node_keeps_no_address_of_the_network(
                 async with PodmanDriver(life.settings, codes.release):
                     assert cgroup.kill(cleanup.group_of(life.settings.run_dir)) == 0
             await asyncio.to_thread(podman.await_nothing_of, life.settings.run_dir)
-            assert namespaces() <= before
+            assert [path for path in mine if path.exists()] == []
         finally:
             life.close()

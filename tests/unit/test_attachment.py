@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import struct
+import threading
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,14 +29,22 @@ def test_what_was_written_comes_out_whatever_the_cuts(
     ours, theirs = socket.socketpair()
     with ours, theirs:
         attachment = Attachment(ours, raw[:first])
-        out, at, turn = b"", first, 0
-        while at < len(raw):
-            step = cuts[turn % len(cuts)]
-            theirs.sendall(raw[at : at + step])
-            at, turn = at + step, turn + 1
-        theirs.shutdown(socket.SHUT_WR)
-        while (chunk := attachment.read(5.0)) is not None:
+        out = b""
+
+        def write() -> None:  # beside the reader: the kernel holds a few hundred small pieces
+            at = first
+            for step in itertools.cycle(cuts):
+                if at >= len(raw):
+                    break
+                theirs.sendall(raw[at : at + step])
+                at += step
+            theirs.shutdown(socket.SHUT_WR)
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        while (chunk := attachment.read(60.0)) is not None:
             out += chunk
+        writer.join()
     assert out == b"".join(content for _, content in written)
 
 
