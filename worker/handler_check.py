@@ -70,7 +70,7 @@ def refusal(error: dict[str, Any]) -> Refusal:
     kind = _line(error.get("type"))
     if kind and kind not in message:
         message = f"{kind}: {message}"
-    if found := _texts(error.get("found")):
+    if found := [_line(name) for name in _texts(error.get("found")) if name.strip()]:
         shown = ", ".join(found[:_FOUND_SHOWN_MAX])
         more = f" and {len(found) - _FOUND_SHOWN_MAX} more" if len(found) > _FOUND_SHOWN_MAX else ""
         message = f"{message} (found: {shown}{more})"

@@ -40,6 +40,7 @@ CUSTOM = {
     "test_a_large_value_comes_in_pieces": "the pieces are those in which a read brings them",
     "test_without_credit_nothing_is_sent_and_nothing_more_is_asked": BUFFERS,
     "test_a_cancel_ends_a_stream_that_waits_for_credit": BUFFERS,
+    "test_a_cancel_is_noticed_before_the_next_chunk": BUFFERS,
     "test_a_stem_says_hello": "the bridge's own name is in test_custom.py",
     "test_the_environment_is_the_functions_and_nothing_else": "it is in test_custom.py",
     "test_no_code_at_all": "without code there is no bootstrap: see test_custom.py",

@@ -205,13 +205,15 @@ class Api:
 
     def deliver(self) -> None:
         """Give the next call to whoever asked first."""
-        if self.current is not None or not self.calls or not self.asking:
-            return
-        call = self.current = self.calls.popleft()
-        connection = self.asking.popleft()
-        event, call.event = call.event, b""
-        connection.answer(200, event, self.headers_of(call))
-        connection.advance()
+        while self.current is None and self.calls and self.asking:
+            connection = self.asking.popleft()
+            if connection.has_left():  # which the loop has not come to yet
+                connection.lost()
+                continue
+            call = self.current = self.calls.popleft()
+            event, call.event = call.event, b""
+            connection.answer(200, event, self.headers_of(call))
+            connection.advance()
 
     def headers_of(self, call: Call) -> bytes:
         """What `next` says beside the event."""

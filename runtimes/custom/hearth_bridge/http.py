@@ -131,6 +131,15 @@ class Connection:
         self.advance()
         return not self.is_closed
 
+    def has_left(self) -> bool:
+        """Whether the other side has closed, and said nothing more before."""
+        try:
+            return not self.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
     # --- what sinks call
 
     def go_on(self) -> None:
