@@ -19,13 +19,20 @@ from core.packing import FIELDS, check_patterns
 
 MANIFEST = "hearth.toml"
 ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar", ".zip")
-RUNTIME_OF_SUFFIX = {".py": "python", ".mjs": "node", ".js": "node", ".dart": "dart"}
+RUNTIME_OF_SUFFIX = {
+    ".py": "python",
+    ".mjs": "node",
+    ".js": "node",
+    ".dart": "dart",
+    ".wasm": "wasm",
+}
 # Files in the root that tell the language, when nothing says it outright.
 SIGNS = {
     "python": ("main.py", "requirements.txt", "pyproject.toml", "lambda_function.py"),
     "node": ("main.mjs", "main.js", "package.json", "index.mjs", "index.js"),
     "dart": ("pubspec.yaml", "main.dart"),
     "custom": ("bootstrap",),
+    "wasm": ("main.wasm",),
 }
 SPOOL_BYTES = 8 * 1024 * 1024
 

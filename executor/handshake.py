@@ -39,10 +39,10 @@ async def introduce(
 
     `adopt` is told the process id of the shim, as this host sees it, before the shim may go on.
     SandboxBroken when nobody comes."""
-    loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(HELLO_TIMEOUT_S):
-            connected, _ = await loop.sock_accept(listener)
+            await _somebody(listener)
+        connected, _ = listener.accept()
     except TimeoutError:
         raise SandboxBroken(f"a {sandbox.runtime.name} sandbox did not connect") from None
     finally:
@@ -60,6 +60,18 @@ async def introduce(
     except BaseException:
         connected.close()
         raise
+
+
+async def _somebody(listener: socket.socket) -> None:
+    """Until somebody connects. Not the loop's `sock_accept`: cancelled in the tick in which it ends
+    that loses the connection."""
+    loop = asyncio.get_running_loop()
+    come = asyncio.Event()
+    loop.add_reader(listener, come.set)
+    try:
+        await come.wait()
+    finally:
+        loop.remove_reader(listener)
 
 
 def _hand_over_pipes(connected: socket.socket) -> tuple[int, int]:

@@ -111,6 +111,13 @@ def test_the_functions_own_error_is_told_with_its_trace(platform: Platform, tmp_
     assert "line 2" in failed.stderr
 
 
+def test_a_module_of_webassembly_alone_is_a_function(platform: Platform) -> None:
+    module = EXAMPLES / "wasm-wat" / "main.wasm"
+    deployed = platform.hearth("deploy", str(module), "--name", "module")
+    assert deployed.status == 0, deployed.stderr
+    assert platform.hearth("invoke", "module", "--data", '{"a": 1}').stdout == '{"a": 1}'
+
+
 # --- the examples, as they stand ---
 
 
