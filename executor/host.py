@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import itertools
 import os
-import select
 import socket
 
 from executor.sandbox import Sandbox, State
@@ -25,16 +24,6 @@ class Host(Sandbox):
         super().connection_made(transport)
         self._control = transport.get_extra_info("socket").fileno()
         self._numbers = itertools.count(1)
-
-    @property
-    def is_ending(self) -> bool:
-        """Whether its end can be seen: the connections of a process that ends are closed in the
-        order in which they were opened, so the first is before any seat's."""
-        if self.state is State.CLOSED:
-            return True
-        poll = select.poll()
-        poll.register(self._control, select.POLLIN)
-        return bool(poll.poll(0))
 
     async def open(self, body_bytes_max: int) -> Sandbox:
         """A seat: a sandbox in state STEM, whose code the host looks for at /var/task/<number>;

@@ -205,8 +205,6 @@ class Hosting:
             return
         sandbox.hang_up()
         place = seat.place
-        if place.host.is_ending:  # nobody is lent another seat of it
-            place.host.hang_up()
         if seat.code:
             self._driver.hide(place.host, seat.code, sandbox.folder.name)
             self._release_code(seat.code)
